@@ -4,7 +4,7 @@ set -euo pipefail
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/scripts/env.sh"
 
 if [[ $# == 0 || $1 == -h || $1 == --help ]]; then  # help is there at once, also before anything is prepared
-  python=$(find_python)
+  [[ -x $venv_python ]] && python=$venv_python || python=$(find_python)
   PYTHONPATH=$root/lib exec "$python" -m drivetrain.launch --help
 fi
 prepare run

@@ -8,7 +8,7 @@ venv_python=$home/venv/bin/python
 
 # Prints the first fit Python; else, on stderr, what is wrong with each candidate.
 find_python() {
-  local candidate said fit=''
+  local candidate said fit='' first=${DRIVETRAIN_PYTHON-}
   local probe='import sys
 v = sys.version_info
 if not (3, 10) <= v[:2] <= (3, 12): sys.exit("is %d.%d" % v[:2])
@@ -17,10 +17,14 @@ if sys.argv[1] == "pip":
     except ImportError: sys.exit("%d.%d lacks venv (apt-get install python%d.%d-venv)" % (v[:2] * 2))'
   local installer=pip
   uv --version >/dev/null 2>&1 && installer=uv
-  for candidate in ${DRIVETRAIN_PYTHON:+"$DRIVETRAIN_PYTHON"} python3.12 python3.11 python3.10 python3 python; do
+  # The one that the environment was made with comes before a newer one: changing it means to install all anew.
+  [[ -n $first || ! -r $home/stamp ]] || first=$(sed -n 2p "$home/stamp")
+  for candidate in ${first:+"$first"} python3.12 python3.11 python3.10 python3 python; do
     if ! command -v "$candidate" >/dev/null; then
       [[ $candidate != "${DRIVETRAIN_PYTHON-}" ]] || fit+="; DRIVETRAIN_PYTHON=$candidate is not there"
     elif said=$("$candidate" -c "$probe" $installer 2>&1); then
+      [[ -z ${DRIVETRAIN_PYTHON-} || $candidate == "$DRIVETRAIN_PYTHON" ]] ||
+        echo "drivetrain: using $candidate$fit" >&2
       echo "$candidate"
       return
     else
@@ -34,7 +38,7 @@ if sys.argv[1] == "pip":
 }
 
 java_version() {  # of $1; starting a JVM to ask takes 50 ms and more, so the release file beside it is asked first
-  local release word
+  local release word version
   release=$(dirname "$(dirname "$(readlink -f "$1")")")/release
   if [[ -r $release ]]; then
     while IFS='="' read -r word _ version _; do
@@ -90,12 +94,13 @@ prepare() {
 use_environment() {
   export PYTHONPATH=$root/lib${PYTHONPATH:+:$PYTHONPATH} DRIVETRAIN_HOME=$home
   export PYSPARK_PYTHON=$venv_python PYSPARK_DRIVER_PYTHON=$venv_python
-  # For programs that start pyspark by themselves, as tests and benchmarks do.
-  local jars=("$home"/jars/*.jar)
-  PYSPARK_SUBMIT_ARGS="--jars $(IFS=,; printf %q "${jars[*]}") pyspark-shell"
-  export PYSPARK_SUBMIT_ARGS
-  SPARK_HOME=$(echo "$home"/venv/lib/python*/site-packages/pyspark)
-  export SPARK_HOME
   # Programs that keep caches at home get another place where there is no home to write to.
   [[ -n ${HOME-} && -w $HOME ]] || export MPLCONFIGDIR=${MPLCONFIGDIR:-$home/cache/matplotlib}
+}
+
+use_pyspark() {  # for programs that start pyspark without spark-submit, as tests and benchmarks do
+  local jars=("$home"/jars/*.jar) spark=("$home"/venv/lib/python*/site-packages/pyspark)
+  export SPARK_HOME=${spark[0]}
+  PYSPARK_SUBMIT_ARGS="--jars $(IFS=,; printf %q "${jars[*]}") pyspark-shell"
+  export PYSPARK_SUBMIT_ARGS
 }

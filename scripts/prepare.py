@@ -101,9 +101,9 @@ def run(place: Place, command: Sequence[str | Path], advice: str) -> None:
         log.write(f"$ {' '.join(words)}\n")
         log.flush()
         start = log.tell()
-        code = subprocess.run(
-            words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment(place)
-        ).returncode
+        # Inside our own folder: paths that Ivy is given are then free of characters which its patterns use.
+        where, env = place.home, environment(place)
+        code = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=where, env=env).returncode
         log.seek(start)
         tail = log.read().splitlines()[-12:]
     if code:
@@ -144,27 +144,20 @@ def make_venv(place: Place, uv: str | None) -> None:
 def install(place: Place, uv: str | None, lock: str) -> None:
     """The locks are complete, so nothing is resolved; pyspark's source is built with the setuptools of build.txt."""
     advice = "Is the package index reachable? Call again to go on."
-    options = ["--require-hashes", "--no-deps", "--no-build-isolation", "-r", place.locks / lock]
-    if uv:
-        run(place, [uv, "pip", "install", "--python", place.venv_python, *options], advice)
-    else:
-        run(
-            place,
-            [place.venv_python, "-m", "pip", "install", "--use-pep517", "--disable-pip-version-check", *options],
-            advice,
-        )
+    pip: list[str | Path] = [place.venv_python, "-m", "pip", "install", "--use-pep517", "--disable-pip-version-check"]
+    command = [uv, "pip", "install", "--python", place.venv_python] if uv else pip
+    run(place, [*command, "--require-hashes", "--no-deps", "--no-build-isolation", "-r", place.locks / lock], advice)
 
 
 def read_jars(path: Path) -> list[Jar]:
-    lines = [
-        line.split() for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
-    ]
-    return [Jar(*coordinates.split(":"), sha256) for coordinates, sha256 in lines]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    fields = (line.replace(":", " ").split() for line in lines if line and not line.startswith("#"))
+    return [Jar(group, name, version, sha256) for group, name, version, sha256 in fields]
 
 
 def ivy_file(jars: Sequence[Jar]) -> str:
     """Asks for the jars alone: what they depend on, Spark has, and Ivy may stumble over other tools' caches."""
-    same = 'conf="default->master" transitive="false"'
+    same = 'conf="default->master(*)" transitive="false"'
     wanted = [f'<dependency org="{jar.group}" name="{jar.name}" rev="{jar.version}" {same}/>' for jar in jars]
     return (
         '<ivy-module version="2.0"><info organisation="drivetrain" module="jars"/>'
@@ -195,7 +188,7 @@ def fetch_jars(place: Place, jars: Sequence[Jar]) -> None:
         *(place.java, f"-Divy.default.ivy.user.dir={cache}", "-cp", ivy_jar(place), "org.apache.ivy.Main"),
         *(("-settings", Path(settings).absolute()) if settings else ()),
         *("-cache", cache / "cache", "-ivy", wanted),
-        *("-retrieve", f"{place.home}/jars/[artifact]-[revision].[ext]"),
+        *("-retrieve", "jars/[artifact]-[revision].[ext]"),
     ]
     run(
         place,
@@ -260,6 +253,11 @@ def write_stamp(path: Path, text: str) -> None:
 
 
 def open_home(home: Path) -> None:
+    if "," in str(home) or ":" in f"{home}{ROOT}":
+        raise PrepareError(
+            f"{home} cannot be used: Spark takes a comma for the end of a jar's path and Python a colon for the end of a "
+            "folder's. Name a folder without them in DRIVETRAIN_HOME, and keep the project in one without a colon."
+        )
     try:
         home.mkdir(parents=True, exist_ok=True)
         (home / "run").mkdir(mode=0o700, exist_ok=True)

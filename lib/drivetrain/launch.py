@@ -19,17 +19,17 @@ from typing import Any, NoReturn
 from drivetrain.errors import DrivetrainError, Problem
 
 ROOT = Path(__file__).resolve().parents[2]
-USAGE = 2
+ENVIRONMENT = ("PYTHONPATH", "PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_HOME")  # what spark-submit is given
 KEEP_SECONDS = 86_400  # Spark has read its properties file seconds after the start
 SECRET_KEY = re.compile(r"secret|password|passphrase|token|credential|key(?!tab|store)", re.IGNORECASE)
 
-KEY, VALUE = r"[A-Za-z0-9_.-]", r"[ -\[\]-~]"  # what a properties file may hold unescaped; the rest becomes \\uXXXX
+KEY, VALUE = r"[A-Za-z0-9_.-]", r"[ -\[\]-~]"  # what a properties file may hold unescaped; the rest becomes \uXXXX
+USAGE = "./spark-submit.sh JOB [--env NAME] [--conf-dir DIR] [--set KEY=VALUE …] [--print] [the job's own arguments]"
+HELP = f"""Runs a job of Drivetrain with spark-submit; the first call prepares everything it needs.
 
-HELP = """Runs a job of Drivetrain with spark-submit; the first call prepares everything it needs.
+usage: {USAGE}
 
-usage: ./spark-submit.sh JOB [--env local|yarn] [--conf-dir DIR] [--set key=value …] [--print] [the job's own arguments]
-
-  --env NAME        which environment's settings are laid over base.yaml (default: local)
+  --env NAME        which environment's settings are laid over base.yaml: local (default) or yarn
   --conf-dir DIR    the folder of the pipeline (default: conf, beside this script)
   --set KEY=VALUE   sets one setting, as often as you like: --set spark.spark.sql.shuffle.partitions=8
   --print           shows the spark-submit command and starts nothing
@@ -84,9 +84,7 @@ def find_job(root: Path, name: str) -> Path:
 
 def parse(words: Sequence[str], root: Path) -> Call:
     """Our own options may stand anywhere before a ``--``; everything else is the job's."""
-    parser = argparse.ArgumentParser(
-        prog="spark-submit.sh", add_help=False, allow_abbrev=False, usage=HELP.split("\n")[2][7:]
-    )
+    parser = argparse.ArgumentParser("spark-submit.sh", usage=USAGE, add_help=False, allow_abbrev=False)
     parser.add_argument("--env", default="local")
     parser.add_argument("--conf-dir", type=Path, default=root / "conf")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE")
@@ -156,7 +154,7 @@ def render(settings: Mapping[str, str]) -> str:
 
 def write_properties(folder: Path, text: str) -> Path:
     """Readable for its owner alone, since secrets stand in it; written whole or not at all."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     for old in folder.glob("*.properties*"):
         if time.time() - old.stat().st_mtime > KEEP_SECONDS:
             old.unlink(missing_ok=True)
@@ -181,8 +179,13 @@ def command(call: Call, job: Path, root: Path, home: Path) -> list[str]:
 
     layered = layer(call.conf_dir, call.env, os.environ, call.sets)
     settings = properties(layered.values.get("spark") or {}, java_options(call, root, home))
-    file = write_properties(home / "run", render(settings))
-    jars = ",".join(map(str, sorted((home / "jars").glob("*.jar"))))
+    try:
+        file = write_properties(home / "run", render(settings))
+    except OSError as error:
+        what = f"the Spark settings cannot be written here: {error.strerror}"
+        fix = "name a folder of your own in DRIVETRAIN_HOME"
+        raise DrivetrainError(Problem("home-unwritable", str(home / "run"), what, fix)) from error
+    jars = ",".join(jar.as_uri() for jar in sorted((home / "jars").glob("*.jar")))  # a URI, for a path may hold a comma
     sets = [word for text in call.sets for word in ("--set", text)]
     return [
         str(spark_home() / "bin" / "spark-submit"),
@@ -196,12 +199,14 @@ def run(words: Sequence[str], root: Path) -> NoReturn:
     job = find_job(root, call.job)
     if {"-h", "--help"} & set(call.rest):
         os.execv(sys.executable, [sys.executable, str(job), "--help"])
+    if not (spark_home() / "bin" / "spark-submit").is_file():
+        what = "the virtual environment holds no pyspark: was the Python it was made from replaced?"
+        raise DrivetrainError(Problem("environment", sys.prefix, what, "delete this folder and call again"))
     full = command(call, job, root, Path(os.environ.get("DRIVETRAIN_HOME") or root / ".drivetrain"))
-    if call.show:
-        print(shlex.join(full))
-        raise SystemExit(0)
     os.environ["SPARK_HOME"] = str(spark_home())
-    sys.stdout.flush()
+    if call.show:
+        print(shlex.join(["env", *(f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ), *full]))
+        raise SystemExit(0)
     os.execv(full[0], full)
 
 
@@ -213,7 +218,7 @@ def main(words: Sequence[str]) -> NoReturn:
         run(words, ROOT)
     except DrivetrainError as error:
         print(f"drivetrain: {error}", file=sys.stderr)
-        raise SystemExit(USAGE) from None
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":
