@@ -1,0 +1,79 @@
+"""Bronze: the immutable log. Each record as it came, and one entry for each file, in the same commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Final
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from drivetrain.landing import Landed
+
+SCHEMA: Final = (
+    "_entry string, raw string, raw_bytes binary, _file string, _block bigint, _line bigint, _layout string,"
+    " _load bigint, _run string, _arrived timestamp, _requeued string,"
+    " _released boolean"
+)
+TYPES: Final = dict(part.split() for part in SCHEMA.split(","))
+PROPERTIES: Final = {
+    "delta.appendOnly": "true",
+    # Statistics on the raw text would cost time and copy personal data into the log.
+    "delta.dataSkippingStatsColumns": "_entry,_file,_layout,_load,_requeued",
+    "delta.logRetentionDuration": "interval 3650 days",
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    """One commit to bronze: its number (1 for the first), the run that made it and when."""
+
+    number: int
+    run: str
+    arrived: datetime
+
+
+def log_records(records: DataFrame, load: Load) -> DataFrame:
+    """Records of source.read -> rows of the log."""
+    rows = records.select(F.lit("record").alias("_entry"), *records.columns, *_load_columns(load))
+    return rows.select(_columns(rows))
+
+
+def log_files(spark: SparkSession, files: Sequence[Landed], load: Load) -> DataFrame:
+    """One entry for each file: what it was when it was read, as JSON in ``raw``."""
+    rows = [("file", json.dumps(asdict(file)), file.name, file.layout) for file in files]
+    entries = spark.createDataFrame(rows, "_entry string, raw string, _file string, _layout string")
+    entries = entries.select("*", *_load_columns(load))
+    return entries.select(_columns(entries))
+
+
+def file_entries(log: DataFrame) -> DataFrame:
+    """_file, _layout, _load, raw of every file that the log has taken."""
+    return log.where(F.col("_entry") == "file").select("_file", "_layout", "_load", "raw")
+
+
+def records(log: DataFrame, after: int) -> DataFrame:
+    """Records of the loads after that number."""
+    return log.where((F.col("_entry") == "record") & (F.col("_load") > after))
+
+
+def landed(raw: str) -> Landed:
+    """The file that an entry tells of."""
+    fields: Mapping[str, object] = json.loads(raw)
+    return Landed(**{**fields, "header": tuple(fields["header"])})  # type: ignore[arg-type]
+
+
+def _load_columns(load: Load) -> list[Column]:
+    return [
+        F.lit(load.number).cast("bigint").alias("_load"),
+        F.lit(load.run).alias("_run"),
+        F.lit(load.arrived).cast("timestamp").alias("_arrived"),
+    ]
+
+
+def _columns(given: DataFrame) -> list[Column]:
+    there = set(given.columns)
+    return [F.col(name) if name in there else F.lit(None).cast(kind).alias(name) for name, kind in TYPES.items()]

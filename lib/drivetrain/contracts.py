@@ -1,0 +1,220 @@
+"""conf -> frozen models: datasets, gold tables and settings, with every error of the folder reported at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, Final, Literal
+
+NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+META_COLUMNS: Final = ("_file", "_block", "_line", "_load")
+SCD2_COLUMNS: Final = ("valid_from", "valid_to", "is_current")
+
+Action = Literal["quarantine", "flag", "stop"]
+Format = Literal["csv", "json", "parquet", "text", "document"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A quality rule. ``predicate`` is the SQL condition of rows that break it, where it has one."""
+
+    name: str
+    action: Action
+    operator: str
+    threshold: Any
+    metric: str | None = None
+    column: str | None = None
+    columns: tuple[str, ...] = ()
+    valid_values: tuple[str, ...] = ()
+    missing_values: tuple[str, ...] = ()
+    pattern: str | None = None
+    predicate: str | None = None
+    query: str | None = None
+    percent: bool = False
+
+    @property
+    def by_row(self) -> bool:
+        """Whether single rows break this rule (and can go to quarantine for it)."""
+        return self.predicate is not None or self.metric in ("nullValues", "missingValues", "invalidValues")
+
+    def holds(self, measured: float | None) -> bool:
+        """Whether ``measured`` passes; an unmeasured value does not."""
+        if measured is None:
+            return False
+        limit = self.threshold
+        return bool(
+            {
+                "mustBe": lambda: measured == limit,
+                "mustNotBe": lambda: measured != limit,
+                "mustBeGreaterThan": lambda: measured > limit,
+                "mustBeGreaterOrEqualTo": lambda: measured >= limit,
+                "mustBeLessThan": lambda: measured < limit,
+                "mustBeLessOrEqualTo": lambda: measured <= limit,
+                "mustBeBetween": lambda: limit[0] <= measured <= limit[1],
+                "mustNotBeBetween": lambda: not limit[0] <= measured <= limit[1],
+            }[self.operator]()
+        )
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a silver table and how it comes from the feed."""
+
+    name: str
+    feed_name: str
+    type: str
+    aliases: tuple[str, ...] = ()
+    transform: str | None = None
+    sources: tuple[str, ...] = ()
+    format: str | None = None
+    required: bool = False
+    optional: bool = False
+    classification: str | None = None
+    null_values: tuple[str, ...] = ()
+    trim: bool = True
+    enum: tuple[str, ...] = ()
+    bounds: tuple[tuple[str, Any], ...] = ()
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the bytes of a feed become records."""
+
+    header: bool = True
+    delimiter: str = ","
+    quote: str = '"'
+    escape: str = '"'
+    encoding: str = "UTF-8"
+    multi_line: bool = False
+    null_values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A feed and the silver table that it becomes."""
+
+    name: str
+    version: str
+    title: str
+    owner: str
+    path: str
+    format: Format
+    files: str
+    options: Options
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    identity: tuple[str, ...]
+    sequence: str | None
+    event_time: str | None
+    history: Literal["latest", "scd2", "append"]
+    evolution: Literal["keep", "add", "quarantine", "refuse"]
+    unify: bool
+    spark: tuple[tuple[str, str], ...]
+    rules: tuple[Rule, ...]
+    freshness_hours: float | None
+    latency_hours: float | None
+    where: str
+
+    def column(self, name: str) -> Column:
+        return next(column for column in self.columns if column.name == name)
+
+    @cached_property
+    def feed_columns(self) -> tuple[str, ...]:
+        """The columns that the feed itself has, in the order of the contract."""
+        names = [name for c in self.columns for name in (c.sources if c.transform else (c.feed_name,))]
+        return tuple(dict.fromkeys(name for name in names if name != "_file"))
+
+    @cached_property
+    def silver_types(self) -> dict[str, str]:
+        """Column -> Spark type of the silver table, own columns of Drivetrain included."""
+        types = {column.name: column.type for column in self.columns}
+        types |= {"_file": "string", "_block": "bigint", "_line": "bigint", "_load": "bigint"}
+        if self.history == "scd2":
+            moment = self.column(self.sequence).type if self.sequence else "bigint"
+            types |= {"valid_from": moment, "valid_to": moment, "is_current": "boolean"}
+        return types
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when the contract reads records otherwise; moving a file or renaming an owner does not count."""
+        ignored = {"title", "owner", "path", "where", "spark", "freshness_hours", "latency_hours"}
+        return digest({key: value for key, value in asdict(self).items() if key not in ignored})
+
+
+@dataclass(frozen=True)
+class GoldTable:
+    """One query over silver and gold names, and what must hold of its result."""
+
+    name: str
+    sql: str
+    inputs: tuple[str, ...]
+    columns: tuple[str, ...]
+    description: str
+    owner: str
+    key: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    freshness_hours: float | None
+    lineage: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    where: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when the query, its key or its checks change."""
+        return digest([self.sql, self.key, [asdict(rule) for rule in self.rules]])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """base.yaml with everything laid over it. Paths are absolute, or have a scheme."""
+
+    company: str
+    landing: str
+    warehouse: str
+    timezone: str
+    settle_seconds: float
+    max_record_bytes: int
+    sample_rows: int
+    unified_table: str
+    make_feeds: Mapping[str, Any] | None
+    spark: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Conf:
+    """A whole conf folder. ``gold`` stands in an order in which it can be built."""
+
+    settings: Settings
+    datasets: Mapping[str, Dataset]
+    gold: Mapping[str, GoldTable]
+    env: str
+    conf_dir: Path
+
+
+def digest(value: Any) -> str:
+    """Short stable hash of plain data (16 hex digits)."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def build_order(gold: Sequence[GoldTable]) -> list[GoldTable]:
+    """Gold tables with those that they read before them.
+
+    Raises:
+        CycleError: tables read each other; ``args[1]`` lists them.
+    """
+    by_name = {table.name: table for table in gold}
+    graph = {table.name: [name for name in table.inputs if name in by_name] for table in gold}
+    return [by_name[name] for name in TopologicalSorter(graph).static_order()]
+
+
+__all__ = [
+    "Action", "Column", "Conf", "CycleError", "Dataset", "Format", "GoldTable", "META_COLUMNS", "NAME", "Options",
+    "Rule", "SCD2_COLUMNS", "Settings", "build_order", "digest",
+]  # fmt: skip

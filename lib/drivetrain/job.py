@@ -1,0 +1,76 @@
+"""What every job does first: read its arguments and conf, take the warehouse's lock, and end with one list of problems."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from drivetrain import conf as conf_reader
+from drivetrain.contracts import Conf
+from drivetrain.errors import ConfError, DrivetrainError, Problem
+
+FAILED, USAGE = 1, 2
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the arguments that every job takes."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--env", default="local", help="environment: the file laid over base.yaml (local, yarn)")
+    made.add_argument("--conf-dir", type=Path, default=Path(__file__).resolve().parents[2] / "conf", help="the conf folder")
+    made.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting, over all others")
+    return made
+
+
+def main(run: Callable[[argparse.Namespace, Conf], int], arguments: argparse.ArgumentParser) -> None:
+    """Run a job and exit with its code; problems go to stderr, all of them."""
+    given = arguments.parse_args()
+    try:
+        conf = conf_reader.load(given.conf_dir, given.env, sets=given.sets)
+        code = run(given, conf)
+    except DrivetrainError as error:
+        show(error.problems)
+        code = USAGE if isinstance(error, ConfError) else FAILED
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def show(problems: tuple[Problem, ...] | list[Problem]) -> None:
+    """Print problems for a person."""
+    for problem in problems:
+        print(f"✗ {problem}", file=sys.stderr)
+    print(f"{len(problems)} problem{'s' if len(problems) != 1 else ''}", file=sys.stderr)
+
+
+def run_id() -> str:
+    """Names one run; sorts by time."""
+    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%f")[:-3]
+
+
+@contextmanager
+def lock(conf: Conf) -> Iterator[None]:
+    """Only one job writes to a warehouse at a time; the lock goes with the process, however that ends.
+
+    Raises:
+        DrivetrainError: another job holds it, or the folder cannot be written.
+    """
+    folder = Path(conf.settings.warehouse)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise DrivetrainError(
+            Problem("warehouse", str(folder), f"the warehouse cannot be written: {error.strerror}", "set warehouse to a folder of yours")
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DrivetrainError(
+                Problem("locked", str(folder), "another job is writing to this warehouse", "wait until it ends")
+            ) from None
+        yield

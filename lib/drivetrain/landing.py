@@ -1,0 +1,230 @@
+"""What has arrived: the files of a feed, their content's hash and header, and which of them cannot be read."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import hashlib
+import io
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import pyarrow
+import pyarrow.parquet
+
+from drivetrain.contracts import Dataset, digest
+from drivetrain.errors import DrivetrainError, Problem
+
+BLOCK: Final = 1 << 20
+MARKS: Final = (
+    (codecs.BOM_UTF32_LE, "UTF-32LE"), (codecs.BOM_UTF32_BE, "UTF-32BE"), (codecs.BOM_UTF8, "UTF-8"),
+    (codecs.BOM_UTF16_LE, "UTF-16LE"), (codecs.BOM_UTF16_BE, "UTF-16BE"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One file as the folder lists it. ``name`` is relative to the dataset's folder; ``modified`` is ns since 1970."""
+
+    name: str
+    path: str
+    size: int
+    modified: int
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A file that can be read. ``header`` names the feed's columns where the format has names, ``layout`` hashes them."""
+
+    name: str
+    path: str
+    size: int
+    modified: int
+    sha256: str
+    charset: str
+    header: tuple[str, ...]
+    layout: str
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that cannot be taken, and why."""
+
+    name: str
+    size: int
+    modified: int
+    rule: str
+    reason: str
+
+
+def arrivals(dataset: Dataset, settle_seconds: float) -> list[Arrival]:
+    """Files of the dataset's folder and its sub-folders that match its glob, by name; hidden ones are not files.
+
+    Raises:
+        DrivetrainError: the folder cannot be listed.
+    """
+    root = local_path(dataset)
+    if not root.is_dir():
+        raise DrivetrainError(
+            Problem("landing", f"{dataset.where} ({dataset.name})", f"the feed's folder {root} does not exist",
+                    "make it, or correct the path under servers")  # fmt: skip
+        )
+    newest = time.time_ns() - int(settle_seconds * 1e9)
+    found = [Arrival(str(p.relative_to(root)), str(p), s.st_size, s.st_mtime_ns) for p, s in _files(root)]
+    wanted = [a for a in found if fnmatch(a.name.rsplit("/", 1)[-1], dataset.files)]
+    return sorted((a for a in wanted if settle_seconds == 0 or a.modified <= newest), key=lambda a: a.name)
+
+
+def local_path(dataset: Dataset) -> Path:
+    """The dataset's folder on this machine."""
+    return Path(dataset.path.removeprefix("file://") if dataset.path.startswith("file:") else dataset.path)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        if entry.name.startswith((".", "_")):
+            continue
+        if entry.is_dir():
+            yield from _files(Path(entry.path))
+        else:
+            try:
+                yield Path(entry.path), entry.stat()
+            except FileNotFoundError:
+                continue
+
+
+def inspect_all(dataset: Dataset, files: Iterable[Arrival]) -> list[Landed | Rejected]:
+    """Look into each file: two at a time, since hashing and unzipping let go of the interpreter's lock."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda file: inspect(dataset, file), files))
+
+
+def inspect(dataset: Dataset, file: Arrival) -> Landed | Rejected:
+    """Read the file once through: its hash, its header, and whether it is whole."""
+    reject = lambda rule, reason: Rejected(file.name, file.size, file.modified, rule, reason)  # noqa: E731
+    if file.size == 0:
+        return reject("empty_file", f"{file.name} has no bytes")
+    try:
+        head, sha256 = _read_through(file)
+        charset = _charset(head, dataset.options.encoding)
+        header = _header(dataset, file, head, charset)
+    except FileNotFoundError:
+        return reject("vanished", f"{file.name} was listed but is gone")
+    except PermissionError:
+        return reject("no_permission", f"{file.name} may not be read: chmod it, or run as a user who may")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        return reject("truncated_gzip", f"{file.name} is not a whole gzip file: {error}")
+    except pyarrow.ArrowException as error:
+        return reject("torn_parquet", f"{file.name} is not a whole Parquet file: {str(error).splitlines()[0]}")
+    except UnicodeDecodeError as error:
+        return reject("header_encoding", f"the header of {file.name} is not {error.encoding}: byte {error.start}")
+    except OSError as error:
+        return reject("unreadable", f"{file.name}: {error.strerror or error}")
+    layout = digest([dataset.format, header])
+    return Landed(file.name, file.path, file.size, file.modified, sha256, charset, header, layout)
+
+
+def hash_of_first(path: str, size: int) -> str:
+    """SHA-256 of the file's first ``size`` bytes."""
+    hashed = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while size > 0 and (block := stream.read(min(size, BLOCK))):
+            hashed.update(block)
+            size -= len(block)
+    return hashed.hexdigest()
+
+
+def changed(file: Landed) -> bool:
+    """Whether the file is no longer the one that was inspected."""
+    try:
+        now = Path(file.path).stat()
+    except OSError:
+        return True
+    return (now.st_size, now.st_mtime_ns) != (file.size, file.modified)
+
+
+def _read_through(file: Arrival) -> tuple[bytes, str]:
+    hashed, head = hashlib.sha256(), b""
+    unzip = zlib.decompressobj(zlib.MAX_WBITS | 16) if file.name.endswith(".gz") else None
+    with Path(file.path).open("rb") as stream:
+        while block := stream.read(BLOCK):
+            hashed.update(block)
+            for part in _unzipped(unzip, block) if unzip else (block,):
+                head = head + part if len(head) < BLOCK else head
+    if unzip is not None:
+        _check_whole(file, unzip)
+    return head, hashed.hexdigest()
+
+
+def _unzipped(unzip: zlib._Decompress, block: bytes) -> Iterator[bytes]:
+    while block:
+        yield unzip.decompress(block, BLOCK)
+        block = unzip.unconsumed_tail
+        if unzip.eof and unzip.unused_data:
+            return
+
+
+def _check_whole(file: Arrival, unzip: zlib._Decompress) -> None:
+    if not unzip.eof:
+        raise EOFError("it ends before its end marker")
+    if unzip.unused_data:  # several members: let the library follow them
+        with gzip.open(file.path) as stream:
+            while stream.read(BLOCK):
+                pass
+
+
+def _charset(head: bytes, declared: str) -> str:
+    mark = next((charset for bom, charset in MARKS if head.startswith(bom)), None)
+    if mark:
+        return mark
+    name = codecs.lookup(declared).name
+    return {"utf-8": "UTF-8", "utf-16": "UTF-16LE", "utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}.get(name, declared)
+
+
+def _header(dataset: Dataset, file: Arrival, head: bytes, charset: str) -> tuple[str, ...]:
+    if dataset.format == "parquet":
+        with Path(file.path).open("rb") as stream:
+            return tuple(_parquet_names(stream))
+    if dataset.format in ("text", "document"):
+        return ("text",)
+    if dataset.format == "json":
+        return ()
+    if not dataset.options.header:
+        return dataset.feed_columns
+    return tuple(numbered(_fields(dataset, _first_line(head, charset))))
+
+
+def _parquet_names(stream: BinaryIO) -> list[str]:
+    return list(pyarrow.parquet.read_schema(stream).names)
+
+
+def _first_line(head: bytes, charset: str) -> str:
+    line = head.split("\n".encode(charset), 1)[0]
+    return line.decode(charset).removeprefix("\ufeff").rstrip("\r")
+
+
+def _fields(dataset: Dataset, line: str) -> list[str]:
+    options = dataset.options
+    if len(options.delimiter) == 1:
+        quoting = csv.QUOTE_MINIMAL if options.quote else csv.QUOTE_NONE
+        csv.field_size_limit(1 << 30)
+        rows = csv.reader(io.StringIO(line), delimiter=options.delimiter, quotechar=options.quote or None, quoting=quoting)
+        return [name.strip() for name in next(rows, [])]
+    return [name.strip().strip(options.quote or None) for name in line.split(options.delimiter)]
+
+
+def numbered(names: Iterable[str]) -> Iterator[str]:
+    """Names that stand again, whatever their case, get #2, #3 …"""
+    seen: dict[str, int] = {}
+    for name in names:
+        key = name.lower()
+        seen[key] = seen.get(key, 0) + 1
+        yield name if seen[key] == 1 else f"{name}#{seen[key]}"

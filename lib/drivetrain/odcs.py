@@ -1,0 +1,468 @@
+"""One ODCS 3 file -> Dataset. What is wrong is added to a Findings, which knows the file's lines."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import jsonschema
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from drivetrain import sqltext
+from drivetrain.contracts import META_COLUMNS, NAME, SCD2_COLUMNS, Column, Dataset, Options, Rule
+from drivetrain.errors import Problem
+from drivetrain.settings import shown
+
+Path_ = tuple[str | int, ...]
+TYPES: Final = {
+    "string": "string", "integer": "bigint", "number": "double", "boolean": "boolean", "date": "date",
+    "timestamp": "timestamp",
+}  # fmt: skip
+PHYSICAL: Final = {
+    "string": {"string"},
+    "integer": {"tinyint", "smallint", "int", "bigint"},
+    "number": {"float", "double", "decimal", "int", "bigint"},
+    "boolean": {"boolean"},
+    "date": {"date"},
+    "timestamp": {"timestamp", "timestamp_ntz"},
+}
+OPERATORS: Final = (
+    "mustBe", "mustNotBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeLessThan", "mustBeLessOrEqualTo",
+    "mustBeBetween", "mustNotBeBetween",
+)  # fmt: skip
+DATASET_SPARK_KEYS: Final = re.compile(
+    r"spark\.sql\.(shuffle\.partitions|autoBroadcastJoinThreshold|adaptive\.[A-Za-z.]+|files\.maxPartitionBytes)"
+    r"|spark\.databricks\.delta\.(optimizeWrite\.enabled|autoCompact\.enabled|snapshotPartitions)"
+)
+CLASSIFICATIONS: Final = ("public", "internal", "confidential", "restricted", "personal")
+OBJECT: Final = "__object__"
+
+
+class Findings:
+    """Collects the problems of one file."""
+
+    def __init__(self, path: Path, lines: Mapping[Path_, int], problems: list[Problem]) -> None:
+        self.path, self.lines, self.problems = path, lines, problems
+
+    def where(self, at: Sequence[str | int]) -> str:
+        """file:line of the nearest node at or above ``at``."""
+        place = tuple(at)
+        while place and place not in self.lines:
+            place = place[:-1]
+        return f"{shown(self.path)}:{self.lines.get(place, 1)}"
+
+    def add(self, code: str, at: Sequence[str | int], what: str, fix: str) -> None:
+        self.problems.append(Problem(code, self.where(at), what, fix))
+
+    def add_pydantic(self, error: ValidationError, at: Path_, model: type[BaseModel], places: Mapping[str, Path_]) -> None:
+        """One problem for each thing that the model refused; ``places`` maps its top-level keys to where they stand."""
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        for item in error.errors():
+            loc = tuple(part for part in item["loc"] if not (isinstance(part, str) and "[" in part))
+            place = places.get(str(loc[0]), (*at, *loc)) + loc[1:] if loc else at
+            key = ".".join(map(str, loc))
+            if item["type"] == "extra_forbidden":
+                self.add("unknown-key", place, f"unknown key {key!r}", nearest(str(loc[-1]), known))
+            elif item["type"] == "missing":
+                self.add("missing-key", place, f"{key!r} is missing", f"add {key}: …")
+            else:
+                self.add("bad-value", place, f"{key}: {item['msg']} (it is {item['input']!r})", "see docs/contracts.md")
+
+
+def nearest(name: str, known: Iterable[str], verb: str = "did you mean") -> str:
+    """The advice that goes with an unknown name."""
+    options = sorted(set(known))
+    match = difflib.get_close_matches(name.lower(), [option.lower() for option in options], 1, 0.6)
+    found = next((option for option in options if match and option.lower() == match[0]), None)
+    listed = ", ".join(options[:12]) + (" …" if len(options) > 12 else "")
+    return f"{verb} {found!r}?" if found else f"known here: {listed or 'nothing'}"
+
+
+class Model(BaseModel):
+    """Part of conf: unknown keys are errors, names in camelCase."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
+
+
+class CsvOptions(Model):
+    header: bool = True
+    delimiter: str = Field(",", min_length=1, max_length=8)
+    quote: str = Field('"', max_length=1)
+    escape: str = Field('"', max_length=1)
+    encoding: str = "UTF-8"
+    multi_line: bool = False
+    null_values: tuple[str, ...] = ()
+
+
+class DatasetExtras(Model):
+    """customProperties of a dataset."""
+
+    format: Literal["csv", "json", "parquet", "text", "document"] | None = None
+    files: str = Field("*", pattern=r"^[^/\x00-\x1f]+$")
+    options: CsvOptions = CsvOptions()
+    identity: tuple[str, ...] | Literal["position"] | None = None
+    sequence: str | None = None
+    event_time: str | None = None
+    history: Literal["latest", "scd2", "append"] | None = None
+    evolution: Literal["keep", "add", "quarantine", "refuse"] = "keep"
+    unify: bool = False
+    spark: dict[str, str | int | float | bool] = {}
+
+
+class ColumnExtras(Model):
+    """customProperties of a column."""
+
+    aliases: tuple[str, ...] = ()
+    optional: bool = False
+    null_values: tuple[str, ...] = ()
+    trim: bool = True
+
+
+class RuleExtras(Model):
+    """customProperties of a rule."""
+
+    action: Literal["quarantine", "flag", "stop"] | None = None
+
+
+class RuleArguments(Model):
+    """arguments of a library metric."""
+
+    valid_values: tuple[str | int | float | bool, ...] = ()
+    missing_values: tuple[str | int | float | None, ...] = ()
+    pattern: str | None = None
+    properties: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=1)
+def _standard() -> tuple[jsonschema.protocols.Validator, frozenset[str]]:
+    schema = json.loads(files("open_data_contract_standard").joinpath("schema.json").read_text("utf-8"))
+    known = set(schema["properties"])
+    for part in _walk(schema):
+        known |= set(part.get("properties", {})) if isinstance(part.get("properties"), dict) else set()
+    return jsonschema.validators.validator_for(schema)(schema), frozenset(known)
+
+
+def _walk(node: Any) -> Iterable[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _walk(child)
+
+
+def check_standard(document: Any, found: Findings) -> None:
+    """Add what the standard's own JSON Schema rejects."""
+    validator, known = _standard()
+    for error in sorted(validator.iter_errors(document), key=lambda e: [str(p) for p in e.absolute_path]):
+        place = list(error.absolute_path)
+        if error.validator in ("additionalProperties", "unevaluatedProperties"):
+            for name in re.findall(r"'([^']+)'", error.message.split("(", 1)[-1]):
+                found.add("unknown-key", [*place, name], f"ODCS knows no key {name!r} here", nearest(name, known))
+        else:
+            found.add("odcs", place, f"ODCS: {error.message[:200]}", "see the standard, or docs/contracts.md")
+
+
+def extras(items: Any, at: Path_, model: type[Model], found: Findings) -> Any:
+    """customProperties as one model; on errors its defaults."""
+    pairs = [(i, item) for i, item in enumerate(items or []) if isinstance(item, dict) and "vendor" not in item]
+    values = {str(item.get("property")): item.get("value") for _, item in pairs}
+    places = {str(item.get("property")): (*at, i, "value") for i, item in pairs}
+    for name in {n for n in values if sum(str(item.get("property")) == n for _, item in pairs) > 1}:
+        found.add("twice", places[name], f"{name!r} stands twice", "keep one")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        found.add_pydantic(error, at, model, places)
+        return model()
+
+
+def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, str]) -> Dataset | None:
+    """The contract as a Dataset, or None where it has errors (which are in ``found``)."""
+    before = len(found.problems)
+    check_standard(document, found)
+    if len(found.problems) > before or not isinstance(document, dict):
+        return None
+    schema = (document.get("schema") or [{}])[0]
+    name = str(schema.get("name"))
+    if len(document.get("schema") or []) != 1:
+        found.add("one-schema", ("schema",), "a dataset file has exactly one schema object", "split it into files")
+        return None
+    check_name(name, ("schema", 0, "name"), "dataset", found)
+    if name != found.path.stem:
+        found.add("name", ("schema", 0, "name"), f"the schema object is {name!r}, the file {found.path.stem!r}",
+                  f"name the file {name}.yaml, or the object {found.path.stem}")  # fmt: skip
+    extra: DatasetExtras = extras(document.get("customProperties"), ("customProperties",), DatasetExtras, found)
+    server = _server(document, env, found)
+    columns = [_column(item, ("schema", 0, "properties", i), found) for i, item in enumerate(schema.get("properties") or [])]
+    names = [column.name for column in columns]
+    for name_ in sorted({n for n in names if names.count(n) > 1}):
+        found.add("twice", ("schema", 0, "properties"), f"column {name_!r} stands twice", "rename one")
+    feed_format = extra.format or str(server.get("format", ""))
+    if feed_format not in ("csv", "json", "parquet", "text", "document"):
+        found.add("format", ("servers",), f"format {feed_format!r} is not read",
+                  nearest(feed_format, ("csv", "json", "parquet", "text", "document")))  # fmt: skip
+    _check_extras(extra, names, found)
+    key = _key(schema, names)
+    rules = _rules(schema, names, found)
+    history = extra.history or ("latest" if key else "append")
+    if history != "append" and not key:
+        found.add("key", ("schema", 0), f"history {history} needs a primary key", "mark the key columns primaryKey: true")
+    if history == "scd2" and extra.identity is not None:
+        found.add("identity", ("customProperties",), "history scd2 knows an event by key and sequence", "leave identity out")
+    if history == "scd2" and not extra.sequence:
+        found.add("sequence", ("customProperties",), "history scd2 needs a sequence column", "add {property: sequence, value: …}")
+    if len(found.problems) > before:
+        return None
+    return Dataset(
+        name=name, version=str(document["version"]), title=str(document.get("name") or name), owner=_owner(document),
+        path=_expand(str(server.get("path", "")), places, found), format=feed_format, files=extra.files,  # type: ignore[arg-type]
+        options=Options(**extra.options.model_dump()), columns=tuple(columns), key=key,
+        identity=_identity(extra, key, history, names), sequence=extra.sequence, event_time=extra.event_time,
+        history=history, evolution=extra.evolution, unify=extra.unify,
+        spark=tuple((k, _spark_text(v)) for k, v in extra.spark.items()), rules=tuple(rules),
+        freshness_hours=_hours(document, "freshness", found), latency_hours=_hours(document, "latency", found),
+        where=found.where(()),
+    )  # fmt: skip
+
+
+def check_name(name: str, at: Sequence[str | int], what: str, found: Findings) -> None:
+    """Names meet SQL and paths, so only plain ones pass."""
+    if not NAME.fullmatch(name):
+        found.add("name", at, f"{what} name {name[:80]!r} is not allowed", "use a-z, 0-9 and _, begin with a letter, at most 63")
+
+
+def _identity(extra: DatasetExtras, key: tuple[str, ...], history: str, names: Sequence[str]) -> tuple[str, ...]:
+    if extra.identity == "position" or (extra.identity is None and not key):
+        return ()
+    if extra.identity is not None:
+        return tuple(extra.identity)
+    if history == "latest" and not extra.sequence:
+        return tuple(names)  # with nothing to order versions by, a record that says the same again is the repeat
+    return tuple(dict.fromkeys((*key, *((extra.sequence,) if extra.sequence and history != "append" else ()))))
+
+
+def _key(schema: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    marked = [(p.get("primaryKeyPosition") or 0, i) for i, p in enumerate(schema.get("properties") or []) if p.get("primaryKey")]
+    return tuple(names[i] for _, i in sorted(marked))
+
+
+def _owner(document: Mapping[str, Any]) -> str:
+    team = document.get("team")
+    return str(team.get("name") or "") if isinstance(team, dict) else ""
+
+
+def _spark_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _hours(document: Mapping[str, Any], name: str, found: Findings) -> float | None:
+    scale = {"h": 1.0, "hour": 1.0, "hours": 1.0, "d": 24.0, "day": 24.0, "days": 24.0, "m": 1 / 60, "min": 1 / 60, "s": 1 / 3600}
+    for i, item in enumerate(document.get("slaProperties") or []):
+        if item.get("property") == name:
+            if isinstance(item.get("value"), (int, float)) and item.get("unit") in scale:
+                return float(item["value"]) * scale[item["unit"]]
+            found.add("sla", ("slaProperties", i), f"{name} is not a number with a unit", f"write a value and one of {', '.join(scale)}")
+    return None
+
+
+def _server(document: Mapping[str, Any], env: str, found: Findings) -> Mapping[str, Any]:
+    servers = document.get("servers") or []
+    chosen = [server for server in servers if server.get("server") == env] or (servers if len(servers) == 1 else [])
+    if not chosen or not chosen[0].get("path"):
+        found.add("server", ("servers",), f"no server for --env {env} with a path", f"add {{server: {env}, type: local, path: …, format: …}}")
+        return {}
+    return dict(chosen[0])
+
+
+def _expand(path: str, places: Mapping[str, str], found: Findings) -> str:
+    unknown = [name for name in re.findall(r"\$\{([^}]*)\}", path) if name not in places]
+    for name in unknown:
+        found.add("path", ("servers",), f"${{{name}}} stands for nothing", nearest(name, places))
+    full = re.sub(r"\$\{([^}]*)\}", lambda match: places.get(match[1], ""), path)
+    if ".." in Path(full).parts or re.search(r"[\x00-\x1f*?\[\]{}]", full):
+        found.add("path", ("servers",), f"path {full!r} holds '..', a wildcard or a control character",
+                  "write the folder itself; which files, is customProperties files")  # fmt: skip
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", full) and not re.match(r"(file|hdfs):/", full):
+        found.add("path", ("servers",), f"path {full!r} has a scheme that is not read", "use a plain path, file:/ or hdfs://")
+    if not re.match(r"/|[a-z]+:", full):
+        full = str(Path(places["root"]) / full)
+    return full
+
+
+def _column(item: Mapping[str, Any], at: Path_, found: Findings) -> Column:
+    name, logical = str(item.get("name")), str(item.get("logicalType", "string"))
+    check_name(name, (*at, "name"), "column", found)
+    if name in (*META_COLUMNS, *SCD2_COLUMNS):
+        found.add("name", (*at, "name"), f"column {name!r} is one of Drivetrain's own", "rename it; physicalName keeps the feed's name")
+    extra: ColumnExtras = extras(item.get("customProperties"), (*at, "customProperties"), ColumnExtras, found)
+    options = dict(item.get("logicalTypeOptions") or {})
+    classification = item.get("classification")
+    if classification is not None and classification not in CLASSIFICATIONS:
+        found.add("classification", (*at, "classification"), f"classification {classification!r}", nearest(classification, CLASSIFICATIONS))
+    form = options.pop("format", None) if logical in ("date", "timestamp") else None
+    for unused in ("format", "timezone", "defaultTimezone"):
+        options.pop(unused, None)
+    for unknown in [key for key in options if key not in BOUNDS]:
+        found.add("bad-value", (*at, "logicalTypeOptions", unknown), f"{unknown} is not checked here", nearest(unknown, BOUNDS))
+    _check_pattern(options.get("pattern"), (*at, "logicalTypeOptions"), found)
+    transform, sources = item.get("transformLogic"), ()
+    if transform is not None:
+        try:
+            sources = tuple(sqltext.columns(str(transform)))
+        except sqltext.SqlProblem as problem:
+            found.add("sql", (*at, "transformLogic"), f"transformLogic of {name}: {problem}", "write one Spark SQL expression")
+    return Column(
+        name=name, feed_name=str(item.get("physicalName") or name), type=_type(item, logical, at, found),
+        aliases=extra.aliases, transform=transform, sources=sources, format=form,
+        required=bool(item.get("required") or item.get("primaryKey")), optional=extra.optional,
+        classification=classification, null_values=extra.null_values, trim=extra.trim,
+        enum=tuple(str(v.get("value") if isinstance(v, dict) else v) for v in item.get("enum") or []),
+        bounds=tuple(options.items()), description=str(item.get("description") or ""),
+    )  # fmt: skip
+
+
+BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern")
+
+
+def _check_pattern(pattern: Any, at: Path_, found: Findings) -> None:
+    try:
+        re.compile(str(pattern or ""))
+    except re.error as error:
+        found.add("pattern", at, f"pattern {pattern!r}: {error}", "write a regular expression")
+
+
+def _type(item: Mapping[str, Any], logical: str, at: Path_, found: Findings) -> str:
+    if logical not in TYPES:
+        found.add("type", (*at, "logicalType"), f"logicalType {logical!r} is not read", nearest(logical, TYPES))
+        return "string"
+    physical = str(item.get("physicalType") or TYPES[logical]).lower().replace(" ", "")
+    physical = {"integer": "int", "long": "bigint"}.get(physical, physical)
+    physical = "string" if re.fullmatch(r"(var)?char\(\d+\)|text", physical) else physical
+    base, sized = re.sub(r"\(.*", "", physical), re.fullmatch(r"decimal\((\d+),(\d+)\)", physical)
+    if base not in PHYSICAL[logical] or (base == "decimal") != bool(sized) or (sized and not int(sized[2]) <= int(sized[1]) <= 38):
+        found.add("type", (*at, "physicalType"), f"physicalType {physical!r} does not go with {logical}",
+                  nearest(base, PHYSICAL[logical], "use one of these, or did you mean"))  # fmt: skip
+        return TYPES[logical]
+    return physical
+
+
+def _check_extras(extra: DatasetExtras, names: Sequence[str], found: Findings) -> None:
+    named = {"sequence": [extra.sequence], "eventTime": [extra.event_time],
+             "identity": [] if isinstance(extra.identity, str) else extra.identity or []}  # fmt: skip
+    for key, values in named.items():
+        for value in values:
+            if value is not None and value not in names:
+                found.add("unknown-column", ("customProperties",), f"{key} names no column: {value!r}", nearest(value, names))
+    for key in extra.spark:
+        if not DATASET_SPARK_KEYS.fullmatch(key):
+            found.add("spark-key", ("customProperties",), f"Spark key {key!r} is refused in a dataset file",
+                      "only planning keys such as spark.sql.shuffle.partitions are; the rest belongs in base.yaml")  # fmt: skip
+    try:
+        "".encode(extra.options.encoding)
+    except LookupError:
+        found.add("encoding", ("customProperties",), f"encoding {extra.options.encoding!r} is unknown", "write UTF-8, windows-1252, UTF-16 …")
+
+
+def _rules(schema: Mapping[str, Any], names: Sequence[str], found: Findings) -> list[Rule]:
+    at: Path_ = ("schema", 0)
+    rules = read_rules(schema.get("quality"), (*at, "quality"), None, names, found)
+    for i, item in enumerate(schema.get("properties") or []):
+        place = (*at, "properties", i, "quality")
+        rules += read_rules(item.get("quality"), place, str(item.get("name")), names, found)
+        if item.get("unique"):
+            column = str(item["name"])
+            rules.append(Rule(f"{column}_unique", "flag", "mustBe", 0, metric="duplicateValues", columns=(column,)))
+    taken = [rule.name for rule in rules]
+    for name in sorted({n for n in taken if taken.count(n) > 1}):
+        found.add("twice", at, f"two rules are named {name!r}", "rename one")
+    return rules
+
+
+def read_rules(
+    items: Any, at: Path_, column: str | None, names: Sequence[str], found: Findings,
+    actions: Sequence[str] = ("quarantine", "flag", "stop"), default: Literal["flag", "stop"] = "flag",
+) -> list[Rule]:  # fmt: skip
+    """The rules of one quality list; ``names`` are the columns that they may name, ``default`` where none can quarantine."""
+    rules = [_rule(item, (*at, i), column, names, found, actions, default) for i, item in enumerate(items or [])]
+    return [rule for rule in rules if rule is not None]
+
+
+def _rule(
+    item: Mapping[str, Any], at: Path_, column: str | None, names: Sequence[str], found: Findings,
+    actions: Sequence[str], default: Literal["flag", "stop"],
+) -> Rule | None:  # fmt: skip
+    kind = item.get("type") or "library"
+    if kind == "text":
+        return None
+    if kind == "custom":
+        found.add("rule", at, "rules of type custom are not run", "write it as type: sql")
+        return None
+    extra: RuleExtras = extras(item.get("customProperties"), (*at, "customProperties"), RuleExtras, found)
+    arguments = _arguments(item, at, found)
+    metric = item.get("metric") if kind == "library" else None
+    operator = next((o for o in OPERATORS if o in item), "mustBe")
+    columns = arguments.properties or ((column,) if column else ())
+    for name in columns:
+        if name not in names:
+            found.add("unknown-column", at, f"the rule names no column: {name!r}", nearest(name, names))
+    if metric in ("nullValues", "missingValues", "invalidValues", "duplicateValues") and not columns:
+        found.add("rule", at, f"{metric} needs a column", "put it under a column, or name arguments.properties")
+    if metric == "invalidValues" and not (arguments.valid_values or arguments.pattern):
+        found.add("rule", at, "invalidValues needs arguments.validValues or arguments.pattern", "add one")
+    query, predicate = _sql(item, at, column, names, found) if kind == "sql" else (None, None)
+    name = str(item.get("name") or item.get("id") or "_".join(filter(None, (*columns, metric or "sql"))))
+    check_name(name, at, "rule", found)
+    rule = Rule(
+        name=name, action="flag", operator=operator, threshold=item.get(operator), metric=metric, column=column,
+        columns=columns, valid_values=tuple(map(str, arguments.valid_values)),
+        missing_values=tuple(str(v) for v in arguments.missing_values if v is not None),
+        pattern=arguments.pattern, predicate=predicate, query=query, percent=item.get("unit") == "percent",
+    )  # fmt: skip
+    if operator in ("mustBe", "mustNotBe") and not isinstance(rule.threshold, (int, float)):
+        found.add("rule", (*at, operator), f"{operator} compares with a number, not {rule.threshold!r}", "write a number")
+    able = rule.by_row and operator == "mustBe" and rule.threshold == 0 and not rule.percent and "quarantine" in actions
+    action = extra.action or ("quarantine" if able else default)
+    if action not in actions or (action == "quarantine" and not able):
+        found.add("rule", at, f"rule {name} cannot {action}", "quarantine needs a condition on single rows and mustBe: 0; else flag or stop")
+    return Rule(**{**rule.__dict__, "action": action})
+
+
+def _arguments(item: Mapping[str, Any], at: Path_, found: Findings) -> RuleArguments:
+    try:
+        arguments = RuleArguments.model_validate(item.get("arguments") or {})
+    except ValidationError as error:
+        found.add_pydantic(error, (*at, "arguments"), RuleArguments, {})
+        return RuleArguments()
+    _check_pattern(arguments.pattern, (*at, "arguments"), found)
+    return arguments
+
+
+def _sql(
+    item: Mapping[str, Any], at: Path_, column: str | None, names: Sequence[str], found: Findings
+) -> tuple[str | None, str | None]:
+    text = str(item.get("query") or "").replace("{object}", OBJECT).replace("{property}", f"`{column}`" if column else "{property}")
+    try:
+        query = sqltext.select(text)
+        read = sqltext.tables(query)
+        if read != [OBJECT]:
+            raise sqltext.SqlProblem(f"it reads {', '.join(read) or 'nothing'}; a rule reads {{object}} and nothing else")
+        complaint = sqltext.unknown_columns(query, {OBJECT: {**dict.fromkeys(names, "string"), **dict.fromkeys(META_COLUMNS, "string")}})
+        if complaint:
+            raise sqltext.SqlProblem(f"{complaint}; {nearest(_quoted(complaint), names)}")
+        return text, sqltext.violation(text)
+    except sqltext.SqlProblem as problem:
+        found.add("sql", (*at, "query"), str(problem), "write SELECT COUNT(*) FROM {object} WHERE …, in plain Spark SQL")
+        return None, None
+
+
+def _quoted(complaint: str) -> str:
+    match = re.search(r"'([^']+)'|: (\w+)", complaint)
+    return (match[1] or match[2]) if match else ""

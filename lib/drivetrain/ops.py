@@ -1,0 +1,179 @@
+"""What each run did: a row for each step, with Spark's own figures, and the ledger. Forecasts learn from these tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from pyspark.sql import SparkSession
+
+from drivetrain.sink import Table, Txn
+
+SETTINGS: Final = ("spark.sql.shuffle.partitions", "spark.sql.adaptive.enabled", "spark.sql.autoBroadcastJoinThreshold")
+TYPES: Final = {"str": "string", "int": "bigint", "float": "double", "bool": "boolean", "datetime": "timestamp"}
+
+
+@dataclass
+class Step:
+    """One step of a run. Bytes and rows are sums over its Spark tasks; memory is the largest task's peak."""
+
+    run: str
+    job: str
+    step: str
+    dataset: str
+    started: datetime
+    seconds: float = 0.0
+    rows: int = 0
+    input_rows: int = 0
+    input_bytes: int = 0
+    output_bytes: int = 0
+    shuffle_read_bytes: int = 0
+    shuffle_write_bytes: int = 0
+    spill_bytes: int = 0
+    peak_memory_bytes: int = 0
+    cpu_seconds: float = 0.0
+    spark_jobs: int = 0
+    stages: int = 0
+    shuffles: int = 0
+    tasks: int = 0
+    settings: str = ""
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What became of the records of one dataset in one run: rows_in = good + quarantined + duplicate + late."""
+
+    run: str
+    dataset: str
+    first_load: int
+    last_load: int
+    files: int
+    rows_in: int
+    good: int
+    quarantined: int
+    duplicate: int
+    late: int
+    inserted: int
+    updated: int
+    superseded: int
+    requeued: int
+    bronze_version: int
+    silver_version_read: int
+    silver_version: int
+    at: datetime
+
+    @property
+    def adds_up(self) -> bool:
+        written = self.inserted + self.updated + self.superseded
+        return self.rows_in == self.good + self.quarantined + self.duplicate + self.late and self.good == written
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """A rule's measure in one run."""
+
+    run: str
+    layer: str
+    dataset: str
+    rule: str
+    action: str
+    measured: float | None
+    expected: str
+    passed: bool
+    at: datetime
+
+
+@dataclass(frozen=True)
+class ProfileRow:
+    """What assess saw of one column of a feed; ``note`` tells of drift against the contract or the last run."""
+
+    run: str
+    dataset: str
+    column: str
+    sampled: int
+    nulls: int
+    kind: str
+    smallest: str | None
+    largest: str | None
+    newest_file: datetime | None
+    note: str
+    at: datetime
+
+
+@dataclass
+class Steps:
+    """Collects the steps of one run."""
+
+    spark: SparkSession
+    run: str
+    job: str
+    done: list[Step] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str, dataset: str) -> Iterator[Step]:
+        """Time what happens inside and read Spark's figures for it; the caller sets ``rows``."""
+        settings = ", ".join(f"{key}={self.spark.conf.get(key, None)}" for key in SETTINGS)
+        step = Step(self.run, self.job, name, dataset, now(), settings=settings)
+        tag, context, began = f"{self.run}-{len(self.done)}", self.spark.sparkContext, time.perf_counter()
+        context.addJobTag(tag)
+        try:
+            yield step
+        except BaseException:
+            step.failed = True
+            raise
+        finally:
+            context.removeJobTag(tag)
+            step.seconds = round(time.perf_counter() - began, 3)
+            _add_figures(self.spark, tag, step)
+            self.done.append(step)
+
+
+def now() -> datetime:
+    """The present, in UTC, as Spark takes it."""
+    return datetime.now(timezone.utc)
+
+
+def _add_figures(spark: SparkSession, tag: str, step: Step) -> None:
+    """Sum up the stages of the tagged jobs from Spark's status store, which is kept with the UI off too."""
+    scala = spark.sparkContext._jsc.sc()
+    tracker, store = scala.statusTracker(), scala.statusStore()
+    for job_id in tracker.getJobIdsForTag(tag):
+        found = tracker.getJobInfo(job_id)
+        if found.isEmpty():
+            continue
+        step.spark_jobs += 1
+        for stage_id in found.get().stageIds():
+            stage = store.lastStageAttempt(stage_id)
+            if stage.numCompleteTasks() == 0:
+                continue
+            step.stages += 1
+            step.tasks += stage.numCompleteTasks()
+            step.input_rows += stage.inputRecords()
+            step.input_bytes += stage.inputBytes()
+            step.output_bytes += stage.outputBytes()
+            step.shuffle_read_bytes += stage.shuffleReadBytes()
+            step.shuffle_write_bytes += stage.shuffleWriteBytes()
+            step.shuffles += stage.shuffleWriteBytes() > 0
+            step.spill_bytes += stage.diskBytesSpilled()
+            step.peak_memory_bytes = max(step.peak_memory_bytes, stage.peakExecutionMemory())
+            step.cpu_seconds += stage.executorCpuTime() / 1e9
+
+
+def write(spark: SparkSession, warehouse: str, name: str, rows: Sequence[Any], txn: Txn) -> None:
+    """Append dataclass rows to ops.<name>."""
+    if not rows:
+        return
+    kinds = {f.name: TYPES[str(f.type).split(" ")[0]] for f in fields(rows[0])}
+    schema = ", ".join(f"`{column}` {kind}" for column, kind in kinds.items())
+    frame = spark.createDataFrame([tuple(asdict(row).values()) for row in rows], schema).coalesce(1)
+    Table(spark, f"{warehouse}/ops/{name}").append(frame, txn, {"run": txn.app}, {})
+
+
+def ledger_row(values: Mapping[str, Any]) -> LedgerRow:
+    """A ledger row from a silver commit's metadata."""
+    return LedgerRow(**{**values, "at": datetime.fromisoformat(str(values["at"]))})

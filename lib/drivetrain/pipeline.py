@@ -1,0 +1,461 @@
+"""The flow on one page: landing -> bronze -> silver -> gold, each step idempotent, each record accounted for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from drivetrain import bronze, checks, gold, ops, quarantine, silver, source
+from drivetrain.contracts import Conf, Dataset, GoldTable
+from drivetrain.drift import fit, new_columns
+from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.landing import Landed, Rejected, arrivals, changed, hash_of_first, inspect_all
+from drivetrain.progress import Progress
+from drivetrain.sink import Table, Txn
+
+SILVER_PROPERTIES = {"delta.enableChangeDataFeed": "true", "delta.enableDeletionVectors": "true"}
+
+
+@dataclass
+class Outcome:
+    """What a run did."""
+
+    run: str
+    ledger: list[ops.LedgerRow] = field(default_factory=list)
+    checks: list[ops.CheckRow] = field(default_factory=list)
+    published: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+class Pipeline:
+    """One run over one conf: holds the session and the outcome; the steps are its methods, in the order of the flow."""
+
+    def __init__(self, spark: SparkSession, conf: Conf, run: str, job: str, progress: Progress) -> None:
+        self.spark, self.conf, self.progress = spark, conf, progress
+        self.warehouse = conf.settings.warehouse
+        self.outcome, self.steps = Outcome(run), ops.Steps(spark, run, job)
+
+    def table(self, layer: str, name: str) -> Table:
+        return Table(self.spark, f"{self.warehouse}/{layer}/{name}")
+
+    @property
+    def quarantine(self) -> Table:
+        return Table(self.spark, f"{self.warehouse}/quarantine")
+
+    def transform(self, names: Sequence[str] = ()) -> Outcome:
+        """Bronze and silver of each dataset, then the gold tables whose inputs changed. A failing dataset does not stop
+        the others; its problem is in the outcome."""
+        self.recover_ledger()
+        for dataset in self.conf.datasets.values():
+            if not names or dataset.name in names:
+                with self.problem_of(dataset.name):
+                    self.ingest(dataset)
+                with self.problem_of(dataset.name):
+                    self.refine(dataset)
+                    self.unify(dataset)
+        self.publish_all()
+        self.write_ops()
+        return self.outcome
+
+    @contextmanager
+    def problem_of(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except DrivetrainError as error:
+            self.outcome.problems += error.problems
+        except PySparkException as error:
+            what = str(error).strip().splitlines()[0][:500]
+            self.outcome.problems.append(Problem("spark", name, what, "nothing was committed for it; run again when the cause is gone"))
+
+    # --- landing -> bronze ---
+
+    def ingest(self, dataset: Dataset) -> None:
+        """Append what is new in the feed's folder to the log, as one commit."""
+        new, rejected = self.new_files(dataset)
+        self.reject(dataset, rejected)
+        while new:
+            try:
+                self.load(dataset, new)
+                return
+            except PySparkException as error:
+                new = self.without_offenders(dataset, new, error)
+
+    def new_files(self, dataset: Dataset) -> tuple[list[Landed], list[Rejected]]:
+        """Files that the log has not taken, and those of them that cannot be read. Same name and content is not new."""
+        there = arrivals(dataset, self.conf.settings.settle_seconds)
+        taken = self.taken(dataset)
+        fresh = [a for a in there if not any((a.size, a.modified) == (t.size, t.modified) for t in taken.get(a.name, ()))]
+        looked = inspect_all(dataset, fresh)
+        landed = [f for f in looked if isinstance(f, Landed) and not any(f.sha256 == t.sha256 for t in taken.get(f.name, ()))]
+        rejected = [f for f in looked if isinstance(f, Rejected)]
+        for file in list(landed):
+            verdict = _refusal(dataset, file, taken.get(file.name, ()))
+            if verdict:
+                landed.remove(file)
+                rejected.append(verdict)
+        return landed, rejected
+
+    def taken(self, dataset: Dataset) -> dict[str, list[Landed]]:
+        """What the log says of files, by name, in the order of their loads."""
+        log = self.table("bronze", dataset.name)
+        if not log.exists():
+            return {}
+        files: dict[str, list[Landed]] = {}
+        for row in bronze.file_entries(log.read()).orderBy("_load").collect():
+            file = bronze.landed(row["raw"])
+            files.setdefault(file.name, []).append(file)
+        return files
+
+    def load(self, dataset: Dataset, files: Sequence[Landed]) -> None:
+        log = self.table("bronze", dataset.name)
+        load = bronze.Load(max(log.last_txn(dataset.name), 0) + 1, self.outcome.run, ops.now())
+        with self.step("bronze", dataset.name) as step, source.one_split_a_task(self.spark):
+            records = bronze.log_records(source.read(self.spark, dataset, files), load)
+            rows = records.unionByName(bronze.log_files(self.spark, files, load))
+            log.append(rows, Txn(dataset.name, load.number), {"run": load.run, "load": load.number}, bronze.PROPERTIES)
+            step.rows = log.rows_written(log.version()) - len(files)
+        for file in files:
+            if changed(file):
+                self.outcome.notes.append(f"{dataset.name}: {file.name} changed while it was read; the next run takes it again")
+
+    def without_offenders(self, dataset: Dataset, files: Sequence[Landed], error: PySparkException) -> list[Landed]:
+        """After a failed load: the files that can be read alone. The others go to quarantine.
+
+        Raises:
+            PySparkException: ``error``, where no single file is to blame.
+        """
+        good, bad = [], []
+        for file in files:
+            try:
+                with source.one_split_a_task(self.spark):
+                    source.read(self.spark, dataset, [file]).write.format("noop").mode("overwrite").save()
+                good.append(file)
+            except PySparkException as own:
+                rule = "vanished" if not Path(file.path).exists() else "unreadable"
+                reason = f"{file.name}: {str(own).strip().splitlines()[0][:300]}"
+                bad.append(Rejected(file.name, file.size, file.modified, rule, reason))
+        if not bad:
+            raise error
+        self.reject(dataset, bad)
+        return good
+
+    def reject(self, dataset: Dataset, files: Sequence[Rejected]) -> None:
+        """Put files into quarantine, each once, and say so; a refused file fails the job too."""
+        for file in files:
+            self.progress.say(f"{dataset.name}: {file.reason} [{file.rule}]")
+            self.outcome.notes.append(f"{dataset.name}: {file.reason}")
+            if file.rule == "drift":
+                fix = "correct the feed, or let the contract's evolution be keep, add or quarantine"
+                self.outcome.problems.append(Problem("drift", f"{dataset.where} ({dataset.name})", file.reason, fix))
+        files = [file for file in files if file.rule != "vanished"]
+        if files and self.quarantine.exists():
+            known = self.quarantine.read().where((F.col("dataset") == dataset.name) & F.col("_load").isNull())
+            ids = {row[0] for row in known.select("quarantine_id").collect()}
+            files = [file for file in files if quarantine.file_id(dataset, file) not in ids]
+        if files:
+            rows = quarantine.of_files(self.spark, dataset, files, self.outcome.run)
+            txn = Txn(f"{dataset.name}:files:{self.outcome.run}:{len(self.outcome.notes)}", 1)
+            self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES)
+
+    # --- bronze -> silver ---
+
+    def refine(self, dataset: Dataset) -> None:
+        """Bring silver up to the log: one pass over the new records, staged with their outcomes, then written."""
+        log, table = self.table("bronze", dataset.name), self.table("silver", dataset.name)
+        if not log.exists():
+            return
+        done, last = table.last_txn(dataset.name), log.last_txn(dataset.name)
+        if last <= max(done, 0):
+            return
+        with self.spark_settings(dataset), self.staging(dataset) as folder, self.step("silver", dataset.name) as step:
+            loads = Loads(max(done, 0) + 1, last, log.version(), table.version() if table.exists() else -1)
+            self.stage(dataset, log.read(loads.bronze_version), loads, folder)
+            staged = self.spark.read.parquet(folder)
+            if loads.silver_version >= 0 and self.may_be_known(dataset, loads):
+                staged = silver.against(staged, table.read(loads.silver_version), dataset).persist()
+            try:
+                step.rows = self.commit(dataset, staged, loads)
+            finally:
+                staged.unpersist()
+
+    def stage(self, dataset: Dataset, log: DataFrame, loads: Loads, folder: str) -> None:
+        entries = self.layouts(log)
+        records = bronze.records(log, loads.first - 1).where(F.col("_load") <= loads.last)
+        new = self.added_columns(dataset, entries, records)
+        parsed = silver.parse(records, dataset, entries, self.conf.settings.max_record_bytes, new)
+        silver.classify(parsed, dataset).write.mode("overwrite").option("compression", "lz4").parquet(folder)
+
+    def layouts(self, log: DataFrame) -> dict[str, tuple[str, ...]]:
+        """The header of each layout that the log has seen."""
+        rows = bronze.file_entries(log).groupBy("_layout").agg(F.max("raw").alias("raw")).collect()
+        return {row["_layout"]: bronze.landed(row["raw"]).header for row in rows}
+
+    def added_columns(self, dataset: Dataset, layouts: Mapping[str, Sequence[str]], records: DataFrame) -> dict[str, str]:
+        """Columns that silver takes though the contract does not have them: silver name -> feed name."""
+        if dataset.evolution != "add":
+            return {}
+        if dataset.format == "json":
+            keys = records.select(F.explode(F.expr("json_object_keys(raw)")).alias("key")).distinct()
+            layouts = {"": [row["key"] for row in keys.collect()]}
+        unknown = [name for header in layouts.values() for name in fit(header, dataset).unknown]
+        return new_columns(list(dict.fromkeys(unknown)), dataset)
+
+    def may_be_known(self, dataset: Dataset, loads: Loads) -> bool:
+        """Whether silver can hold some of the records already: by position only if a file came again."""
+        if dataset.identity:
+            return True
+        files = [t for taken in self.taken(dataset).values() if len(taken) > 1 for t in taken]
+        return bool(files)
+
+    def commit(self, dataset: Dataset, staged: DataFrame, loads: Loads) -> int:
+        """Write what was staged: quarantine, then silver, whose commit carries the ledger row."""
+        counts = {row["_outcome"]: row["count"] for row in staged.groupBy("_outcome").count().collect()}
+        good = staged.where(F.col("_outcome").isin("insert", "update"))
+        self.measure(dataset, good)
+        row = self.ledger_row(dataset, counts, loads)
+        if not row.adds_up:
+            raise DrivetrainError(
+                Problem("ledger", dataset.name, f"the ledger does not add up: {row}", "silver was left as it was; report this")
+            )
+        self.write_quarantine(dataset, staged, counts, loads)
+        self.write_silver(dataset, good, row, loads)
+        self.outcome.ledger.append(row)
+        return row.rows_in
+
+    def measure(self, dataset: Dataset, good: DataFrame) -> None:
+        rules = [rule for rule in dataset.rules if rule.action != "quarantine"]
+        measured = checks.measure(good, rules)
+        self.note_checks("silver", dataset.name, measured)
+        broken = [item for item in measured if item.rule.action == "stop" and not item.passed]
+        if broken:
+            raise DrivetrainError(*[
+                Problem("check", f"{dataset.where} ({dataset.name})", f"a check stops this dataset: {item}",
+                        "silver was left as it was; correct the feed, or the rule")  # fmt: skip
+                for item in broken
+            ])  # fmt: skip
+
+    def ledger_row(self, dataset: Dataset, counts: Mapping[str, int], loads: Loads) -> ops.LedgerRow:
+        log = self.table("bronze", dataset.name).read(loads.bronze_version)
+        totals = log.where(F.col("_load").between(loads.first, loads.last)).agg(
+            F.count_if(F.col("_entry") == "record").alias("records"),
+            F.count_if(F.col("_entry") == "file").alias("files"),
+            F.count("_requeued").alias("requeued"),
+        )
+        total = totals.collect()[0]
+        found = {name: int(counts.get(name, 0)) for name in silver.OUTCOMES}
+        return ops.LedgerRow(
+            run=self.outcome.run, dataset=dataset.name, first_load=loads.first, last_load=loads.last,
+            files=total["files"], rows_in=total["records"],
+            good=found["insert"] + found["update"] + found["superseded"], quarantined=found["quarantined"],
+            duplicate=found["duplicate"], late=0, inserted=found["insert"], updated=found["update"],
+            superseded=found["superseded"], requeued=total["requeued"], bronze_version=loads.bronze_version,
+            silver_version_read=loads.silver_version, silver_version=loads.silver_version + 1, at=ops.now(),
+        )  # fmt: skip
+
+    def write_quarantine(self, dataset: Dataset, staged: DataFrame, counts: Mapping[str, int], loads: Loads) -> None:
+        if not counts.get("quarantined"):
+            return
+        done = self.quarantine.last_txn(dataset.name)
+        rows = quarantine.of_rows(staged.where(F.col("_load") > done), dataset, self.outcome.run)
+        txn = Txn(dataset.name, loads.last)
+        self.quarantine.append(rows, txn, {"run": self.outcome.run, "load": loads.last}, quarantine.PROPERTIES)
+
+    def write_silver(self, dataset: Dataset, good: DataFrame, row: ops.LedgerRow, loads: Loads) -> None:
+        table, txn = self.table("silver", dataset.name), Txn(dataset.name, loads.last)
+        metadata = {"run": row.run, "load": loads.last, "contract": dataset.fingerprint, "ledger": asdict(row)}
+        rows = good.drop(*silver.STAGED_ONLY)
+        first = loads.silver_version < 0
+        if dataset.history == "scd2":
+            old = None if first else table.read(loads.silver_version)
+            rows = silver.versions(rows, old, dataset)
+        if first or (dataset.history != "scd2" and row.updated == 0):
+            table.append(rows, txn, metadata, SILVER_PROPERTIES | _statistics(dataset))
+        else:
+            on = dataset.identity if dataset.history == "scd2" else dataset.key
+            table.merge(rows, " AND ".join(f"t.`{name}` = s.`{name}`" for name in on), txn, metadata)
+
+    # --- the unified table: raw columns of several feeds by name ---
+
+    def unify(self, dataset: Dataset) -> None:
+        """Append the new records of a dataset with `unify` to the unified table, each column as text."""
+        log, table = self.table("bronze", dataset.name), self.table(".", self.conf.settings.unified_table)
+        if not dataset.unify or not log.exists():
+            return
+        done, last = max(table.last_txn(dataset.name), 0), log.last_txn(dataset.name)
+        if last <= done:
+            return
+        with self.step("unify", dataset.name) as step:
+            entries = self.layouts(log.read())
+            rows = silver.unified(bronze.records(log.read(), done), dataset, entries, self.conf.settings.max_record_bytes)
+            table.append(rows, Txn(dataset.name, last), {"run": self.outcome.run, "load": last}, {})
+            step.rows = table.rows_written(table.version())
+
+    # --- silver -> gold ---
+
+    def publish_all(self) -> None:
+        """Build the gold tables whose query or inputs changed, over one set of silver versions."""
+        versions = {name: self.content_version("silver", name) for name in self.conf.datasets}
+        pinned = {name: self.table("silver", name).version() for name in self.conf.datasets}
+        for table in self.conf.gold.values():
+            with self.problem_of(table.name):
+                if self.stale(table, versions):
+                    self.publish(table, versions, pinned)
+            versions[table.name] = self.content_version("gold", table.name)
+            pinned[table.name] = self.table("gold", table.name).version()
+
+    def content_version(self, layer: str, name: str) -> int:
+        """The version at which the table's rows last changed; -1 where there are none."""
+        table = self.table(layer, name)
+        for version, metadata in table.commits() if table.exists() else ():
+            ledger = metadata.get("ledger")
+            if ledger is None or ledger["inserted"] + ledger["updated"] > 0:
+                return version
+        return -1
+
+    def stale(self, table: GoldTable, versions: Mapping[str, int]) -> str | None:
+        """Why the table is to be built; None where it is up to date."""
+        inputs = {name: versions[name] for name in table.inputs}
+        there = self.table("gold", table.name)
+        built = next((m for _, m in there.commits()), None) if there.exists() else None
+        if built is None:
+            return "it is not there yet" if any(version >= 0 for version in inputs.values()) else None
+        if built["query"] != table.fingerprint:
+            return "its query or checks changed"
+        changed_ = [f"{name} {built['inputs'].get(name)} → {v}" for name, v in inputs.items() if built["inputs"].get(name) != v]
+        return f"its inputs changed: {', '.join(changed_)}" if changed_ else None
+
+    def publish(self, table: GoldTable, versions: Mapping[str, int], pinned: Mapping[str, int]) -> None:
+        """Write aside, audit, then make it the new version; a failed check leaves the old one."""
+        with self.staging(table) as folder, self.step("gold", table.name) as step:
+            inputs = {name: self.input(name, pinned[name]) for name in table.inputs}
+            gold.build(self.spark, table, inputs).write.mode("overwrite").parquet(folder)
+            candidate = self.spark.read.parquet(folder)
+            measured = gold.audit(candidate, table)
+            self.note_checks("gold", table.name, measured)
+            metadata = {
+                "run": self.outcome.run, "query": table.fingerprint, "inputs": {n: versions[n] for n in table.inputs},
+                "read": {name: pinned[name] for name in table.inputs},
+            }  # fmt: skip
+            failed = gold.fails(measured)
+            if failed:
+                self.table("gold/_rejected", table.name).replace(candidate, metadata, {})
+                raise DrivetrainError(*[
+                    Problem("check", f"{table.where} ({table.name})", f"a check keeps the new version back: {item}",
+                            f"the old version stands; the candidate is in gold/_rejected/{table.name}")  # fmt: skip
+                    for item in failed
+                ])  # fmt: skip
+            target = self.table("gold", table.name)
+            target.replace(candidate, metadata, {})
+            step.rows = target.rows_written(target.version())
+        self.outcome.published.append(table.name)
+
+    def input(self, name: str, version: int) -> DataFrame:
+        """A gold table's input at a version; a dataset that has no rows yet is an empty table."""
+        if name in self.conf.gold:
+            return self.table("gold", name).read(version)
+        if version >= 0:
+            return self.table("silver", name).read(version)
+        types = self.conf.datasets[name].silver_types
+        return self.spark.createDataFrame([], ", ".join(f"`{column}` {kind}" for column, kind in types.items()))
+
+    # --- what every step shares ---
+
+    @contextmanager
+    def step(self, name: str, dataset: str) -> Iterator[ops.Step]:
+        self.progress.begin(name, dataset)
+        step = None
+        try:
+            with self.steps.step(name, dataset) as step:
+                yield step
+        finally:
+            if step:
+                self.progress.end(step)
+
+    @contextmanager
+    def staging(self, of: Dataset | GoldTable) -> Iterator[str]:
+        """A folder for one step's intermediate rows, gone when the step ends; a killed step's is overwritten."""
+        folder = f"{self.warehouse}/_staging/{'gold' if isinstance(of, GoldTable) else 'silver'}/{of.name}"
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def spark_settings(self, dataset: Dataset) -> Iterator[None]:
+        before = {key: self.spark.conf.get(key, None) for key, _ in dataset.spark}
+        for key, value in dataset.spark:
+            self.spark.conf.set(key, value)
+        try:
+            yield
+        finally:
+            for key, old in before.items():
+                self.spark.conf.unset(key) if old is None else self.spark.conf.set(key, old)
+
+    def note_checks(self, layer: str, name: str, measured: Sequence[checks.Measured]) -> None:
+        for item in measured:
+            expected = f"{item.rule.operator} {item.rule.threshold}{' percent' if item.rule.percent else ''}"
+            self.outcome.checks.append(
+                ops.CheckRow(self.outcome.run, layer, name, item.rule.name, item.rule.action, item.value, expected, item.passed, ops.now())
+            )
+            if not item.passed:
+                self.progress.say(f"{name}: {item} does not hold ({item.rule.action})")
+
+    def recover_ledger(self) -> None:
+        """Ledger rows of silver commits whose run ended before it could write them."""
+        ledger = self.table("ops", "ledger")
+        known: dict[str, int] = {}
+        if ledger.exists():
+            rows = ledger.read().groupBy("dataset").agg(F.max("last_load").alias("last")).collect()
+            known = {row["dataset"]: row["last"] for row in rows}
+        for name in self.conf.datasets:
+            table = self.table("silver", name)
+            for _, metadata in table.commits() if table.exists() else ():
+                if metadata["load"] <= known.get(name, 0):
+                    break
+                self.outcome.ledger.append(ops.ledger_row(metadata["ledger"]))
+
+    def write_ops(self) -> None:
+        """Append what the run did; a run that did nothing writes nothing."""
+        if not (self.steps.done or self.outcome.ledger):
+            return
+        rows = {"ledger": self.outcome.ledger, "checks": self.outcome.checks, "steps": self.steps.done}
+        for name, content in rows.items():
+            ops.write(self.spark, self.warehouse, name, content, Txn(self.outcome.run, 1))
+
+
+@dataclass(frozen=True)
+class Loads:
+    """The loads of the log that one silver step takes, and the versions that it reads."""
+
+    first: int
+    last: int
+    bronze_version: int
+    silver_version: int
+
+
+def _statistics(dataset: Dataset) -> dict[str, str]:
+    """Personal data stays out of the minima and maxima in Delta's log."""
+    able = [column for column in dataset.columns if column.type != "boolean"]
+    open_ = [column.name for column in able if column.classification not in ("personal", "restricted")]
+    return {"delta.dataSkippingStatsColumns": ",".join([*open_[:28], "_file", "_load"])}
+
+
+def _refusal(dataset: Dataset, file: Landed, taken: Sequence[Landed]) -> Rejected | None:
+    """Why a readable file is not taken; None where it is."""
+    reject = lambda rule, reason: Rejected(file.name, file.size, file.modified, rule, reason)  # noqa: E731
+    if dataset.evolution == "refuse" and file.header and (unknown := fit(file.header, dataset).unknown):
+        return reject("drift", f"{file.name} has columns that the contract does not have: {', '.join(unknown)}")
+    if not dataset.identity and taken:
+        before = taken[-1]
+        if file.size < before.size or hash_of_first(file.path, before.size) != before.sha256:
+            return reject("rewritten", f"{file.name} was loaded with other content, and its records have no key to tell which changed: "
+                          "give it a new name if it holds new records only")  # fmt: skip
+    return None

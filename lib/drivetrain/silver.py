@@ -1,0 +1,346 @@
+"""Silver: records of the log -> typed, checked rows with an outcome each. Pure: DataFrame -> DataFrame.
+
+Outcomes of `classify` and `against`: quarantined, duplicate, superseded (good, but a newer version is there already),
+insert and update (good, and to be written).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Final
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+from pyspark.sql.window import WindowSpec
+
+from drivetrain import contracts
+from drivetrain.checks import Violation, row_violations, tagged
+from drivetrain.contracts import META_COLUMNS, SCD2_COLUMNS, Dataset
+from drivetrain.drift import Fit, column_name, fit
+
+OUTCOMES: Final = ("quarantined", "duplicate", "superseded", "insert", "update")
+STAGED_ONLY: Final = ("_rule", "_reason", "_unknown", "_outcome", "raw", "raw_bytes")
+BLANKS: Final = " \t\r\n"
+ARRIVAL: Final = ("_load", "_file", "_block", "_line")
+FORMAT_LENGTH: Final = {"date": 8, "timestamp": 8}  # a lone year would pass for the first of January
+
+
+def parse(
+    log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], max_record_bytes: int, new: Mapping[str, str]
+) -> DataFrame:
+    """Records of the log -> the contract's columns, typed, with _rule and _reason (null for good rows) and _unknown.
+
+    ``layouts`` gives the header of each _layout among the records; JSON has none. ``new`` maps columns that the contract
+    does not have, and which silver takes, to their feed names. raw and raw_bytes are kept for bad rows only.
+    """
+    too_long = F.octet_length("raw") > max_record_bytes
+    fields = _fields(log, dataset, layouts, max_record_bytes, new)
+    typed = _typed(_texts(fields, dataset, new), dataset)
+    unreadable = [
+        Violation("record_too_large", too_long, F.concat(F.lit("the record has "), F.octet_length("raw"), F.lit(" bytes"))),
+        Violation("encoding", F.col("raw_bytes").isNotNull(), F.lit("bytes that its encoding does not have")),
+        Violation("nul_byte", F.contains("raw", F.lit("\0")), F.lit("a NUL character")),
+        Violation("shape", F.col("_shape").isNotNull(), F.col("_shape")),
+    ]
+    if dataset.evolution in ("quarantine", "refuse"):
+        names = F.concat(F.lit("columns that the contract does not have: "), F.array_join("_unknown", ", "))
+        unreadable.append(Violation("drift", F.size("_unknown") > 0, names))
+    return _checked(typed, dataset, unreadable, list(new))
+
+
+def unified(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], max_record_bytes: int) -> DataFrame:
+    """Readable records of the log -> the feed's columns as text by the contract's names, with _source and _schema_version.
+
+    Frames of several feeds go together by name; a column that one of them lacks is NULL there.
+    """
+    fields = _fields(log, dataset, layouts, max_record_bytes, {}).where(F.col("_shape").isNull() & F.col("_fields").isNotNull())
+    texts = _texts(fields, dataset, {})
+    named = {column.feed_name: column.name for column in dataset.columns if not column.transform}
+    return texts.select(
+        *[F.col(f"`{feed}`").alias(named.get(feed, column_name(feed))) for feed in dataset.feed_columns],
+        F.lit(dataset.name).alias("_source"), F.lit(dataset.version).alias("_schema_version"), *META_COLUMNS,
+    )  # fmt: skip
+
+
+def _fields(
+    log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], max_record_bytes: int, new: Mapping[str, str]
+) -> DataFrame:
+    usable = log.withColumn("_text", F.when(F.octet_length("raw") <= max_record_bytes, F.col("raw")))
+    if dataset.format == "csv":
+        return _csv_fields(usable, dataset, layouts, new)
+    if dataset.format in ("json", "parquet"):
+        return _json_fields(usable, dataset, new)
+    return usable.select("*", F.array("_text").alias("_fields"), _nothing("_shape"), _no_names().alias("_unknown"))
+
+
+def _checked(typed: DataFrame, dataset: Dataset, unreadable: Sequence[Violation], new: Sequence[str]) -> DataFrame:
+    required = (*dataset.key, *((dataset.sequence,) if dataset.sequence else ()))
+    failed = [F.col(f"_bad_{column.name}") for column in dataset.columns]
+    # A record that cannot be read has no values to judge, and a value of the wrong type is not a missing one.
+    readable = ~reduce(Column.__or__, [violation.broken for violation in unreadable])
+    right_types = readable & F.coalesce(*failed).isNull()
+    found = [*unreadable, *[Violation("type", readable & bad.isNotNull(), bad) for bad in failed]]
+    released = F.coalesce(F.col("_released"), F.lit(False))
+    for violation in row_violations(dataset.columns, required, dataset.rules):
+        waived = released & F.lit(violation.rule != "required")
+        found.append(Violation(violation.rule, right_types & ~waived & violation.broken, violation.reason))
+    bad = F.col("_rule").isNotNull()
+    return tagged(typed, found).select(
+        *[column.name for column in dataset.columns], *new, *META_COLUMNS, "_rule", "_reason", "_unknown",
+        F.when(bad, F.col("raw")).alias("raw"), F.when(bad, F.col("raw_bytes")).alias("raw_bytes"),
+    )  # fmt: skip
+
+
+# --- From records to texts: _fields in the order of the feed's columns; _shape says why a record has none ---
+
+
+def _nothing(name: str) -> Column:
+    return F.lit(None).cast("string").alias(name)
+
+
+def _no_names() -> Column:
+    return F.array().cast("array<string>")
+
+
+def _csv_fields(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], new: Mapping[str, str]) -> DataFrame:
+    fits = {layout: fit(header, dataset) for layout, header in layouts.items()}
+    split = {layout: _csv_split(dataset, len(header)) for layout, header in layouts.items()}
+    shapes = {layout: _csv_shape(dataset, header, split[layout], fits[layout]) for layout, header in layouts.items()}
+    wanted = [*dataset.feed_columns, *new.values()]
+    columns = {layout: _arranged(split[layout], fits[layout], layouts[layout], wanted) for layout in layouts}
+    unknown = {layout: F.array(*map(F.lit, fits[layout].unknown)).cast("array<string>") for layout in layouts}
+    return log.select(
+        "*",
+        _by_layout(columns).alias("_fields"),
+        _by_layout(shapes).alias("_shape"),
+        _by_layout(unknown).alias("_unknown"),
+    )
+
+
+def _by_layout(choices: Mapping[str, Column]) -> Column:
+    if len(choices) == 1:
+        return next(iter(choices.values()))
+    return F.coalesce(*[F.when(F.col("_layout") == layout, choice) for layout, choice in choices.items()])
+
+
+def _csv_split(dataset: Dataset, width: int) -> Column:
+    """Array of the record's fields; null where there are more or fewer than ``width``.
+
+    Only a record that holds a quote needs the CSV parser; splitting the others is three times as fast.
+    """
+    options = dataset.options
+    plain = F.split("_text", _separator(options.delimiter), -1)
+    plain = F.when(F.size(plain) == width, plain)
+    if not options.quote:
+        return plain
+    names = [f"c{i}" for i in range(width)]
+    reader = {
+        "sep": options.delimiter, "quote": options.quote, "escape": options.escape, "multiLine": "true",
+        "columnNameOfCorruptRecord": "bad", "mode": "PERMISSIVE", "maxCharsPerColumn": "-1", "maxColumns": str(width + 1024),
+    }  # fmt: skip
+    parsed = F.from_csv("_text", ", ".join(f"{name} string" for name in [*names, "bad"]), reader)
+    quoted = F.when(parsed["bad"].isNull() & F.col("_text").isNotNull(), F.array(*[parsed[name] for name in names]))
+    return F.when(F.contains("_text", F.lit(options.quote)), quoted).otherwise(plain)
+
+
+def _separator(delimiter: str) -> str:
+    return "".join(f"\\{char}" if not char.isalnum() and char.isascii() and not char.isspace() else char for char in delimiter)
+
+
+def _csv_shape(dataset: Dataset, header: Sequence[str], fields: Column, fitted: Fit) -> Column:
+    if fitted.reason:
+        return F.lit(fitted.reason)
+    found = F.size(F.split("_text", _separator(dataset.options.delimiter), -1)).cast("string")
+    ragged = F.concat(F.lit(f"{len(header)} fields expected, "), found, F.lit(" found (or quotes that do not close)"))
+    shape = F.when(F.col("_text").isNotNull() & fields.isNull(), ragged)
+    if dataset.options.header:
+        names = F.array(*map(F.lit, (name.split("#")[0] for name in header)))
+        shape = shape.when(F.transform(fields, lambda text: F.trim(text)) == names, F.lit("it repeats the header"))
+    return shape
+
+
+def _arranged(fields: Column, fitted: Fit, header: Sequence[str], wanted: Sequence[str]) -> Column:
+    extra = {name: i for i, name in enumerate(header)}
+    places = [fitted.positions.get(name, extra.get(name)) for name in wanted]
+    if places == list(range(len(header))):
+        return fields
+    picked = [_nothing("x") if place is None else fields[place] for place in places]
+    return F.when(fields.isNotNull(), F.array(*picked))
+
+
+def _json_fields(log: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> DataFrame:
+    """Variant keeps every digit of a number; the brackets make whatever follows the object an error."""
+    one = F.expr("try_cast(try_parse_json(concat('[', _text, ']')) as array<map<string,string>>)")
+    fields = log.withColumn("_objects", one)
+    fields = fields.withColumn("_map", F.when(F.size("_objects") == 1, F.col("_objects")[0]))
+    keys = F.map_keys("_map")
+    named = {name: (name, *_aliases(dataset, name)) for name in dataset.feed_columns}
+    known = [alias for names in named.values() for alias in names]
+    must = [c.feed_name for c in dataset.columns if not c.optional and not c.transform]
+    lacking = F.filter(F.array(*map(F.lit, must)).cast("array<string>"), lambda name: ~_has(keys, name, named))
+    shape = (
+        F.when(F.col("_text").isNotNull() & F.col("_map").isNull(), F.lit("it is not one JSON object"))
+        .when(F.size(lacking) > 0, F.concat(F.array_join(lacking, ", "), F.lit(" is missing from the record")))
+    )  # fmt: skip
+    values = [F.coalesce(*[F.col("_map")[alias] for alias in named.get(name, (name,))]) for name in (*named, *new.values())]
+    return fields.select(
+        *log.columns,
+        F.array(*values).alias("_fields"),
+        shape.alias("_shape"),
+        F.coalesce(F.array_except(keys, F.array(*map(F.lit, known))), _no_names()).alias("_unknown"),
+    )
+
+
+def _has(keys: Column, name: Column, named: Mapping[str, Sequence[str]]) -> Column:
+    aliased = {feed: names for feed, names in named.items() if len(names) > 1}
+    found = F.array_contains(keys, name)
+    for feed, names in aliased.items():
+        found = found | ((name == feed) & F.arrays_overlap(keys, F.array(*map(F.lit, names))))
+    return found
+
+
+def _aliases(dataset: Dataset, feed_name: str) -> tuple[str, ...]:
+    return next((column.aliases for column in dataset.columns if column.feed_name == feed_name), ())
+
+
+# --- From texts to typed columns ---
+
+
+def _texts(fields: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> DataFrame:
+    untrimmed = {column.feed_name for column in dataset.columns if not column.trim}
+    nulls = dataset.options.null_values
+
+    def text(i: int, name: str) -> Column:
+        value = F.col("_fields")[i]
+        if name in untrimmed:
+            return F.nullif(value, F.lit(""))
+        value = F.nullif(F.btrim(value, F.lit(BLANKS)), F.lit(""))
+        return F.when(~value.isin(*nulls), value) if nulls else value
+
+    feed = [text(i, name).alias(name) for i, name in enumerate(dataset.feed_columns)]
+    added = [text(len(feed) + i, name).alias(name) for i, name in enumerate(new)]
+    return fields.select(*feed, *added, *META_COLUMNS, "raw", "raw_bytes", "_released", "_shape", "_unknown")
+
+
+def _typed(texts: DataFrame, dataset: Dataset) -> DataFrame:
+    kept = [name for name in texts.columns if name not in dataset.feed_columns]
+    sources = texts.select(*kept, *[_source(column).alias(f"_in_{column.name}") for column in dataset.columns])
+    typed = sources.select("*", *[_cast(column).alias(column.name) for column in dataset.columns])
+    return typed.select("*", *[_failure(column).alias(f"_bad_{column.name}") for column in dataset.columns])
+
+
+def _source(column: contracts.Column) -> Column:
+    if column.transform:
+        return F.expr(column.transform)
+    value = F.col(f"`{column.feed_name}`")
+    return F.when(~value.isin(*column.null_values), value) if column.null_values else value
+
+
+def _cast(column: contracts.Column) -> Column:
+    value, kind = F.col(f"_in_{column.name}"), column.type
+    if column.transform:
+        return value.try_cast(kind)
+    if kind in ("date", "timestamp") and column.format:
+        return F.try_to_date(value, column.format) if kind == "date" else F.try_to_timestamp(value, F.lit(column.format))
+    if kind in FORMAT_LENGTH:
+        return F.when(F.length(value) >= FORMAT_LENGTH[kind], value.try_cast(kind))
+    if kind.startswith("decimal"):
+        scale = int(kind.rstrip(")").split(",")[1])
+        digits = F.length(F.substring_index(value, ".", -1))
+        fits = ~F.contains(value, F.lit(".")) | (digits <= scale) | F.contains(F.lower(value), F.lit("e"))
+        return F.when(fits, value.try_cast(kind))
+    if kind in ("double", "float"):
+        number = value.try_cast(kind)
+        return F.when(number.between(-1.7976931348623157e308, 1.7976931348623157e308) & ~value.rlike("[dDfF]$"), number)
+    return value.try_cast(kind)
+
+
+def _failure(column: contracts.Column) -> Column:
+    given, value = F.col(f"_in_{column.name}"), F.col(column.name)
+    shown = F.substring(given.cast("string"), 1, 100)
+    what = column.type + (f" as {column.format}" if column.format else "")
+    reason = F.concat(F.lit(f"{column.name}: '"), shown, F.lit(f"' is not a {what}"))
+    return F.when(given.isNotNull() & value.isNull(), reason)
+
+
+# --- Which rows are new ---
+
+
+def classify(parsed: DataFrame, dataset: Dataset) -> DataFrame:
+    """Add _outcome as far as the batch alone tells: quarantined, duplicate, superseded, or insert."""
+    bad = F.col("_rule").isNotNull()
+    given = F.when(bad, F.lit("quarantined"))
+    if not dataset.identity:
+        return parsed.withColumn("_outcome", F.coalesce(given, F.lit("insert")))
+    arrival = [F.col(name) for name in ARRIVAL]
+    if dataset.history != "latest":
+        again = F.row_number().over(_within(dataset.identity, arrival)) > 1
+        return parsed.withColumn("_outcome", F.coalesce(given, F.when(again, "duplicate").otherwise("insert")))
+    if not set(dataset.key) <= set(dataset.identity):
+        again = F.row_number().over(_within(dataset.identity, arrival)) > 1
+        parsed = parsed.withColumn("_again", ~bad & again)
+    newest = _within(dataset.key, _newest_first(dataset), "_again" in parsed.columns)
+    same = reduce(Column.__and__, [F.lag(name).over(newest).eqNullSafe(F.col(name)) for name in dataset.identity])
+    repeated = F.col("_again") if "_again" in parsed.columns else same & (F.row_number().over(newest) > 1)
+    older = F.row_number().over(newest) > 1
+    outcome = F.coalesce(given, F.when(repeated, "duplicate").when(older, "superseded").otherwise("insert"))
+    return parsed.withColumn("_outcome", outcome).drop("_again")
+
+
+def _newest_first(dataset: Dataset) -> list[Column]:
+    """Newest version first; of equal versions the one that arrived first, which is the one that stays."""
+    if dataset.sequence:
+        return [F.desc(dataset.sequence), *[F.col(name) for name in ARRIVAL]]
+    return [F.desc(name) for name in ARRIVAL]
+
+
+def _within(names: Sequence[str], order: Iterable[Column], also_again: bool = False) -> WindowSpec:
+    # Bad rows have a group of their own, so that they never outrank a good one.
+    apart = [F.col("_rule").isNotNull(), *([F.col("_again")] if also_again else [])]
+    return Window.partitionBy(*apart, *names).orderBy(*order)
+
+
+def against(staged: DataFrame, silver: DataFrame, dataset: Dataset) -> DataFrame:
+    """Outcomes of `classify` -> outcomes against what ``silver`` holds: an insert may turn out to be an update,
+    duplicate or superseded."""
+    keys = _match_columns(dataset)
+    compared = tuple(dict.fromkeys((*dataset.identity, *((dataset.sequence,) if dataset.sequence else ()))))
+    wanted = staged.where(F.col("_rule").isNull()).select(*keys).distinct()
+    there = silver.join(wanted, list(keys), "left_semi").select(*[F.col(n).alias(f"_t_{n}") for n in dict.fromkeys((*keys, *compared))])
+    on = reduce(Column.__and__, [F.col(name) == F.col(f"_t_{name}") for name in keys])
+    joined = staged.join(there, on & F.col("_rule").isNull(), "left")
+    found = F.col(f"_t_{keys[0]}").isNotNull()
+    if dataset.history == "latest":
+        same = reduce(Column.__and__, [F.col(n).eqNullSafe(F.col(f"_t_{n}")) for n in dataset.identity])
+        older = F.col(dataset.sequence) <= F.col(f"_t_{dataset.sequence}") if dataset.sequence else F.lit(False)
+    else:
+        same, older = F.lit(True), F.lit(False)
+    first = F.col("_outcome") == "insert"
+    outcome = (
+        F.when(found & same & F.col("_outcome").isin("insert", "superseded"), F.lit("duplicate"))
+        .when(first & found & older, F.lit("superseded"))
+        .when(first & found, F.lit("update"))
+        .otherwise(F.col("_outcome"))
+    )
+    return joined.select(*[outcome.alias(n) if n == "_outcome" else F.col(n) for n in staged.columns])
+
+
+def _match_columns(dataset: Dataset) -> tuple[str, ...]:
+    if dataset.history == "latest":
+        return dataset.key
+    return dataset.identity or ("_file", "_block", "_line")
+
+
+def versions(new: DataFrame, silver: DataFrame | None, dataset: Dataset) -> DataFrame:
+    """New versions of some keys, and what silver holds of those keys -> every version with valid_from, valid_to
+    (exclusive, null for the last) and is_current."""
+    sequence = str(dataset.sequence)
+    rows = new
+    if silver is not None:
+        keys = new.select(*dataset.key).distinct()
+        held = silver.join(keys, list(dataset.key), "left_semi").drop(*SCD2_COLUMNS)
+        rows = new.unionByName(held, allowMissingColumns=True)
+    later = F.lead(sequence).over(Window.partitionBy(*dataset.key).orderBy(sequence))
+    return rows.withColumns({"valid_from": F.col(sequence), "valid_to": later, "is_current": later.isNull()})

@@ -1,0 +1,135 @@
+"""Idempotent writes to Delta tables, and what the tables' logs say of earlier ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import DataFrame, SparkSession
+
+METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+TXN_APP = "spark.databricks.delta.write.txnAppId"
+TXN_VERSION = "spark.databricks.delta.write.txnVersion"
+
+
+@dataclass(frozen=True)
+class Txn:
+    """One writer's number for one commit: Delta skips a commit whose number its table has seen from that writer."""
+
+    app: str
+    version: int
+
+
+class Table:
+    """A Delta table at a path."""
+
+    def __init__(self, spark: SparkSession, path: str) -> None:
+        self.spark, self.path = spark, path
+
+    def exists(self) -> bool:
+        return bool(DeltaTable.isDeltaTable(self.spark, self.path))
+
+    def read(self, version: int | None = None) -> DataFrame:
+        reader = self.spark.read.format("delta")
+        return (reader if version is None else reader.option("versionAsOf", version)).load(self.path)
+
+    def version(self) -> int:
+        """The latest version; -1 where there is no table."""
+        return int(self._log().update(False, _none(self.spark), _none(self.spark)).version())
+
+    def last_txn(self, app: str) -> int:
+        """The highest number that ``app`` has committed here; -1 for none."""
+        if not self.exists():
+            return -1
+        found = self._log().update(False, _none(self.spark), _none(self.spark)).transactions().get(app)
+        return int(found.get()) if found.isDefined() else -1
+
+    def metadata(self, version: int) -> dict[str, Any] | None:
+        """What our commit of that version says of itself; None for a commit that is not ours, or is cleaned up."""
+        for action in self._commit(version):
+            text = action.get("commitInfo", {}).get("userMetadata")
+            if text:
+                return dict(json.loads(text))
+        return None
+
+    def rows_written(self, version: int) -> int:
+        """Rows that the commit of that version added, by Delta's own count."""
+        infos = [action["commitInfo"] for action in self._commit(version) if "commitInfo" in action]
+        return int(infos[0].get("operationMetrics", {}).get("numOutputRows", 0)) if infos else 0
+
+    def commits(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Our own commits, newest first, as far as the log still holds them."""
+        for version in range(self.version(), -1, -1):
+            metadata = self.metadata(version)
+            if metadata is not None:
+                yield version, metadata
+
+    def append(self, rows: DataFrame, txn: Txn, metadata: Mapping[str, Any], properties: Mapping[str, str]) -> None:
+        """Add rows, new columns too; makes the table with ``properties`` where it is not there."""
+        writer = rows.write.format("delta").mode("append").option("mergeSchema", "true")
+        self._save(writer, txn, metadata, {} if self.exists() else properties)
+
+    def replace(self, rows: DataFrame, metadata: Mapping[str, Any], properties: Mapping[str, str]) -> None:
+        """Make ``rows`` the whole content, in one commit."""
+        writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+        self._save(writer, None, metadata, {} if self.exists() else properties)
+
+    def merge(self, rows: DataFrame, on: str, txn: Txn, metadata: Mapping[str, Any]) -> None:
+        """Update rows ``t`` that match rows ``s`` by the condition ``on``, insert the others."""
+        merge = DeltaTable.forPath(self.spark, self.path).alias("t").merge(rows.alias("s"), on)
+        with self._session_confs(txn, metadata):
+            merge.withSchemaEvolution().whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
+
+    def update(self, condition: str, changes: Mapping[str, str], txn: Txn, metadata: Mapping[str, Any]) -> None:
+        """Set columns to SQL expressions in rows that fulfil the condition."""
+        with self._session_confs(txn, metadata):
+            DeltaTable.forPath(self.spark, self.path).update(condition, dict(changes))
+
+    def _save(self, writer: Any, txn: Txn | None, metadata: Mapping[str, Any], properties: Mapping[str, str]) -> None:
+        writer = writer.options(**properties).option("userMetadata", _text(metadata))
+        if txn:
+            writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
+        writer.save(self.path)
+
+    @contextmanager
+    def _session_confs(self, txn: Txn, metadata: Mapping[str, Any]) -> Iterator[None]:
+        # Delta takes the transaction of a MERGE or UPDATE from the session only.
+        confs = {METADATA: _text(metadata), TXN_APP: txn.app, TXN_VERSION: str(txn.version)}
+        for key, value in confs.items():
+            self.spark.conf.set(key, value)
+        try:
+            yield
+        finally:
+            for key in confs:
+                self.spark.conf.unset(key)
+
+    def _log(self) -> Any:
+        return self.spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path)
+
+    def _commit(self, version: int) -> list[dict[str, Any]]:
+        jvm = self.spark._jvm
+        path = jvm.org.apache.hadoop.fs.Path(f"{self.path}/_delta_log/{version:020d}.json")
+        try:
+            stream = path.getFileSystem(self.spark._jsc.hadoopConfiguration()).open(path)
+        except Py4JJavaError as error:
+            if "FileNotFoundException" in str(error.java_exception.getClass()):
+                return []
+            raise
+        try:
+            text = jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8")
+        finally:
+            stream.close()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def _text(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True, default=str)
+
+
+def _none(spark: SparkSession) -> Any:
+    return getattr(getattr(spark._jvm.scala, "None$"), "MODULE$")  # noqa: B009

@@ -1,0 +1,147 @@
+"""What the SQL text of contracts and gold tables says, read by sqlglot without running anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import OptimizeError, ParseError
+from sqlglot.lineage import Node, lineage
+from sqlglot.optimizer.qualify import qualify
+
+DIALECT: Final = "spark"
+# Results that change from call to call make a replay differ from the run; the last ones reach outside of SQL.
+FORBIDDEN_FUNCTIONS: Final = frozenset(
+    "rand randn random uniform randstr shuffle uuid now current_timestamp current_date localtimestamp curdate"
+    " current_time current_user user session_user monotonically_increasing_id spark_partition_id input_file_name"
+    " reflect java_method try_reflect read_files".split()
+)
+
+
+class SqlProblem(ValueError):
+    """The text is not SQL that Drivetrain runs; the message says why."""
+
+
+def expression(text: str) -> exp.Expression:
+    """Parse one scalar expression.
+
+    Raises:
+        SqlProblem: it is no expression, holds a sub-query, or calls a forbidden function.
+    """
+    parsed = _parse(f"SELECT {text}")
+    if not isinstance(parsed, exp.Select) or len(parsed.expressions) != 1 or parsed.args.get("from_"):
+        raise SqlProblem(f"{text!r} is not one expression")
+    if parsed.expressions[0].find(exp.Select):
+        raise SqlProblem("a sub-query cannot stand here")
+    return _allowed(parsed.expressions[0])
+
+
+def columns(text: str) -> list[str]:
+    """Names of the columns that an expression reads, in order of first use."""
+    return list(dict.fromkeys(column.name for column in expression(text).find_all(exp.Column)))
+
+
+def select(text: str) -> exp.Query:
+    """Parse one SELECT (or set operation of SELECTs).
+
+    Raises:
+        SqlProblem: it is not exactly one query, or calls a forbidden function.
+    """
+    parsed = _parse(text)
+    if not isinstance(parsed, exp.Query):
+        raise SqlProblem("it is not a SELECT")
+    _allowed(parsed)
+    return parsed
+
+
+def tables(query: exp.Query) -> list[str]:
+    """Names of the tables that a query reads (its own WITH names left out), in order of first use.
+
+    Raises:
+        SqlProblem: a table has a catalog or database before its name, or is a path or a function.
+    """
+    own = {cte.alias_or_name.lower() for cte in query.find_all(exp.CTE)}
+    names = []
+    for table in query.find_all(exp.Table):
+        if table.args.get("db") or table.args.get("catalog") or not isinstance(table.this, exp.Identifier):
+            raise SqlProblem(f"{table.sql(DIALECT)} is not a plain table name")
+        if table.name.lower() not in own:
+            names.append(table.name)
+    return list(dict.fromkeys(names))
+
+
+def violation(query: str) -> str | None:
+    """The condition of ``SELECT COUNT(*) FROM {object} WHERE condition``, or None where the query says more than that."""
+    parsed = select(query)
+    plain = {"kind", "expressions", "from_", "where"}
+    if not isinstance(parsed, exp.Select) or any(value for key, value in parsed.args.items() if key not in plain):
+        return None
+    where, counted = parsed.args.get("where"), parsed.expressions
+    is_count = len(counted) == 1 and isinstance(counted[0].unalias(), exp.Count)
+    if where is None or not is_count or where.find(exp.Select) or where.find(exp.AggFunc, exp.Window):
+        return None
+    if not isinstance(counted[0].unalias().this, exp.Star):
+        return None
+    condition = where.this.transform(_without_table)
+    return str(condition.sql(DIALECT))
+
+
+def unknown_columns(query: exp.Query, schema: Mapping[str, Mapping[str, str]]) -> str | None:
+    """What qualifying the query against ``schema`` (table -> column -> type) complains about; None when nothing."""
+    try:
+        qualify(query.copy(), schema=_schema(schema), dialect=DIALECT, quote_identifiers=False)
+    except OptimizeError as error:
+        return str(error)
+    return None
+
+
+def output_columns(query: exp.Query, schema: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Names of the columns that the query returns."""
+    qualified = qualify(query.copy(), schema=_schema(schema), dialect=DIALECT, validate_qualify_columns=False)
+    return [str(name) for name in qualified.named_selects]
+
+
+def column_lineage(query: exp.Query, schema: Mapping[str, Mapping[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """For each column of the query, the (table, column) pairs that it is made from."""
+    result = {}
+    for name in output_columns(query, schema):
+        root = lineage(name, query.copy(), schema=_schema(schema), dialect=DIALECT)
+        result[name] = sorted({leaf for node in root.walk() for leaf in _leaf(node)})
+    return result
+
+
+def _leaf(node: Node) -> list[tuple[str, str]]:
+    if node.downstream or not isinstance(node.expression, exp.Table):
+        return []
+    return [(node.expression.name, node.name.rsplit(".", 1)[-1].strip('`"'))]
+
+
+def _schema(schema: Mapping[str, Mapping[str, str]]) -> dict[str, object]:
+    return {table: dict(types) for table, types in schema.items()}
+
+
+def _parse(text: str) -> exp.Expression:
+    try:
+        statements = [statement for statement in sqlglot.parse(text, read=DIALECT) if statement is not None]
+    except ParseError as error:
+        detail = error.errors[0] if error.errors else {}
+        raise SqlProblem(f"{detail.get('description', error)} (line {detail.get('line', 1)} of it)") from None
+    except sqlglot.errors.SqlglotError as error:
+        raise SqlProblem(str(error)) from None
+    if len(statements) != 1:
+        raise SqlProblem(f"it holds {len(statements)} statements where one is wanted")
+    return statements[0]  # type: ignore[return-value]
+
+
+def _allowed(parsed: exp.Expression) -> exp.Expression:
+    for function in parsed.find_all(exp.Func):
+        name = (function.name if isinstance(function, exp.Anonymous) else function.sql_name()).lower()
+        if name in FORBIDDEN_FUNCTIONS:
+            raise SqlProblem(f"{name}() is not allowed: its result changes from run to run or reaches outside of SQL")
+    return parsed
+
+
+def _without_table(node: exp.Expression) -> exp.Expression:
+    return exp.column(node.this) if isinstance(node, exp.Column) else node
