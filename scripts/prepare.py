@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -84,13 +85,14 @@ def step(what: str) -> Iterator[None]:
 
 @contextmanager
 def alone(home: Path) -> Iterator[None]:
-    """Holds the folder's lock; the system lets go of it if this process dies."""
+    """Holds the folder's lock; the system lets go of it when this process and its children are gone."""
     with (home / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             say(f"another call is preparing {home}, waiting for it …")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        os.set_inheritable(lock.fileno(), True)  # uv or pip may outlive a killed parent: the lock lasts as long
         yield
 
 
@@ -102,8 +104,8 @@ def run(place: Place, command: Sequence[str | Path], advice: str) -> None:
         log.flush()
         start = log.tell()
         # Inside our own folder: paths that Ivy is given are then free of characters which its patterns use.
-        where, env = place.home, environment(place)
-        code = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=where, env=env).returncode
+        null, where, env = subprocess.DEVNULL, place.home, environment(place)
+        code = subprocess.run(words, stdin=null, stdout=log, stderr=log, cwd=where, env=env, close_fds=False).returncode
         log.seek(start)
         tail = log.read().splitlines()[-12:]
     if code:
@@ -118,6 +120,9 @@ def environment(place: Place) -> dict[str, str]:
     env = dict(os.environ)
     for misleading in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX"):
         env.pop(misleading, None)
+    # uv brings certificates of its own; the machine's may be the ones that a company's proxy needs.
+    for name in ("UV_SYSTEM_CERTS", "UV_NATIVE_TLS") if any(ssl.get_default_verify_paths()[:2]) else ():
+        env.setdefault(name, "1")
     if not ("HOME" in env and os.access(env["HOME"], os.W_OK)):
         env.setdefault("UV_CACHE_DIR", str(place.home / "cache" / "uv"))
         env.setdefault("PIP_CACHE_DIR", str(place.home / "cache" / "pip"))
@@ -255,8 +260,8 @@ def write_stamp(path: Path, text: str) -> None:
 def open_home(home: Path) -> None:
     if "," in str(home) or ":" in f"{home}{ROOT}":
         raise PrepareError(
-            f"{home} cannot be used: Spark takes a comma for the end of a jar's path and Python a colon for the end of a "
-            "folder's. Name a folder without them in DRIVETRAIN_HOME, and keep the project in one without a colon."
+            f"{home} cannot be used: Spark takes a comma for the end of a jar's path, and Python a colon for the end "
+            "of a folder's. Name a folder without them in DRIVETRAIN_HOME, and keep the project in one without a colon."
         )
     try:
         home.mkdir(parents=True, exist_ok=True)

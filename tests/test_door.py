@@ -58,7 +58,7 @@ fi
 echo "ivy" >>"$DIARY"
 printf '%s' "${CONTENT-right}" >jars/thing-1.0.jar
 """
-PYTHON_LINK = f'#!/bin/bash\nexec {shlex.quote(sys.executable)} "$@"\n'
+PYTHON_LINK = f'#!/bin/bash\necho $$ >"$DIARY.pid"\nexec {shlex.quote(sys.executable)} "$@"\n'
 
 
 @dataclass
@@ -155,8 +155,11 @@ def test_a_changed_lock_or_python_prepares_again(copy: Copy) -> None:
     copy.program("python3.12", PYTHON_LINK)
     copy.call("count", "--print")
     assert copy.diary("venv") == 2, "a newer Python that appears is no reason to install all anew"
+    (copy.root / "locks" / "run.txt").write_text("run==3\n")
+    copy.call("count", "--print")
+    assert (copy.diary("venv"), copy.stamp.read_text().splitlines()[1]) == (3, "python3")
     copy.call("count", "--print", DRIVETRAIN_PYTHON="python3.12")
-    assert copy.diary("venv") == 3
+    assert (copy.diary("venv"), copy.stamp.read_text().splitlines()[1]) == (4, "python3.12")
 
 
 def test_two_first_calls_at_once_prepare_once(copy: Copy) -> None:
@@ -168,16 +171,46 @@ def test_two_first_calls_at_once_prepare_once(copy: Copy) -> None:
     assert said[0][0] == said[1][0]
 
 
-def test_a_call_that_is_killed_midway_is_repaired_by_the_next(copy: Copy) -> None:
-    killed = copy.start("count", "--print", SLOW="30")
+def wait_for_installer(copy: Copy) -> None:
     deadline = time.monotonic() + 20
     while copy.diary("pip install") == 0 and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+def test_a_call_that_is_killed_midway_is_repaired_by_the_next(copy: Copy) -> None:
+    killed = copy.start("count", "--print", SLOW="30")
+    wait_for_installer(copy)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert (copy.root / ".drivetrain" / "venv" / "bin" / "python").exists() and not copy.stamp.exists()
     repaired = copy.call("count", "--print")
     assert (repaired.returncode, copy.diary("venv")) == (0, 2), repaired.stderr
+
+
+def test_a_lock_that_comes_back_after_a_killed_change_is_prepared_again(copy: Copy) -> None:
+    copy.call("count", "--print")
+    lock = copy.root / "locks" / "run.txt"
+    lock.write_text("run==2\n")
+    Path(copy.env["DIARY"]).unlink()
+    killed = copy.start("count", "--print", SLOW="30")
+    wait_for_installer(copy)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    lock.write_text("run==1\n")
+    assert copy.call("count", "--print").returncode == 0
+    assert copy.diary("venv") == 2
+
+
+def test_the_lock_lasts_as_long_as_an_installer_that_lost_its_parent(copy: Copy) -> None:
+    orphaning = copy.start("count", "--print", SLOW="2")
+    wait_for_installer(copy)
+    os.kill(int(Path(copy.env["DIARY"] + ".pid").read_text()), signal.SIGKILL)
+    assert orphaning.wait(timeout=20) != 0
+    orphaned = time.monotonic()
+    repaired = copy.call("count", "--print")
+    assert (repaired.returncode, copy.diary("venv")) == (0, 2), repaired.stderr
+    assert "waiting for it" in repaired.stderr and time.monotonic() - orphaned > 1
+    orphaning.communicate()
 
 
 def test_a_jar_with_another_checksum_is_deleted_and_said(copy: Copy) -> None:
