@@ -99,8 +99,10 @@ use_environment() {
 }
 
 use_pyspark() {  # for programs that start pyspark without spark-submit, as tests and benchmarks do
-  local jars=("$home"/jars/*.jar) spark=("$home"/venv/lib/python*/site-packages/pyspark)
+  local jars=("$home"/jars/*.jar) spark=("$home"/venv/lib/python*/site-packages/pyspark) all options
+  all=$(IFS=, && echo "${jars[*]}")
+  options="\"-Dderby.stream.error.file=$home/run/derby.log\""
+  options+=" \"-Dlog4j2.configurationFile=file://${root// /%20}/conf/log4j2.properties\""
   export SPARK_HOME=${spark[0]}
-  PYSPARK_SUBMIT_ARGS="--jars $(IFS=,; printf %q "${jars[*]}") pyspark-shell"
-  export PYSPARK_SUBMIT_ARGS
+  export PYSPARK_SUBMIT_ARGS="--jars '$all' --driver-java-options '$options' pyspark-shell"
 }
