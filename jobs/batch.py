@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from drivetrain import job
 from drivetrain.contracts import Conf
@@ -11,20 +12,32 @@ from drivetrain.contracts import Conf
 def arguments() -> argparse.ArgumentParser:
     parser = job.parser(__doc__)
     parser.add_argument("datasets", nargs="*", help="only these datasets (default: all)")
+    parser.add_argument("--release", metavar="CONDITION", help="mark open quarantined rows as right: their rules are waived")
+    parser.add_argument("--repair", metavar="FILE", type=Path, help='JSON lines {"quarantine_id": …, "raw": …}: repaired records')
+    parser.add_argument("--requeue", action="store_true", help="take released and repaired rows through again, once")
     return parser
 
 
 def run(given: argparse.Namespace, conf: Conf) -> int:
+    from drivetrain import requeue
     from drivetrain.pipeline import Pipeline
     from drivetrain.progress import Progress
     from drivetrain.session import open_session
 
+    job.check_names(given.datasets, conf)
     with job.lock(conf):
-        spark, run_id = open_session(conf, "batch"), job.run_id()
-        outcome = Pipeline(spark, conf, run_id, "batch", Progress(run_id)).transform(given.datasets)
-    if outcome.problems:
-        job.show(outcome.problems)
-    return job.FAILED if outcome.problems else 0
+        run_id = job.run_id()
+        progress = Progress(run_id)
+        pipeline = Pipeline(open_session(conf, "batch"), conf, run_id, "batch", progress)
+        if given.release:
+            progress.say(f"{requeue.release(pipeline, given.release)} rows are released; --requeue takes them through")
+        if given.repair:
+            progress.say(f"{requeue.repair(pipeline, given.repair)} rows are repaired; --requeue takes them through")
+        if given.requeue:
+            requeue.requeue(pipeline)
+        if given.requeue or not (given.release or given.repair):
+            pipeline.transform(given.datasets)
+    return job.end(pipeline.outcome)
 
 
 if __name__ == "__main__":

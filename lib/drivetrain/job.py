@@ -5,14 +5,24 @@ from __future__ import annotations
 import argparse
 import fcntl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from drivetrain import conf as conf_reader
 from drivetrain.contracts import Conf
 from drivetrain.errors import ConfError, DrivetrainError, Problem
+from drivetrain.odcs import nearest
+
+if TYPE_CHECKING:
+    from drivetrain.pipeline import Outcome
 
 FAILED, USAGE = 1, 2
 
@@ -39,11 +49,38 @@ def main(run: Callable[[argparse.Namespace, Conf], int], arguments: argparse.Arg
     sys.exit(code)
 
 
-def show(problems: tuple[Problem, ...] | list[Problem]) -> None:
+def show(problems: Sequence[Problem]) -> None:
     """Print problems for a person."""
     for problem in problems:
         print(f"✗ {problem}", file=sys.stderr)
     print(f"{len(problems)} problem{'s' if len(problems) != 1 else ''}", file=sys.stderr)
+
+
+def end(outcome: Outcome) -> int:
+    """Show what went wrong, if anything; the exit code."""
+    if outcome.problems:
+        show(outcome.problems)
+    return FAILED if outcome.problems else 0
+
+
+def check_names(names: Sequence[str], conf: Conf) -> None:
+    """Raises:
+    DrivetrainError: for each name that is no dataset.
+    """
+    unknown = [name for name in names if name not in conf.datasets]
+    if unknown:
+        raise DrivetrainError(*[
+            Problem("unknown-dataset", "arguments", f"no dataset is named {name!r}", nearest(name, conf.datasets)) for name in unknown
+        ])  # fmt: skip
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], stream: TextIO = sys.stdout) -> None:
+    """A table for people."""
+    made = Table(*map(escape, columns), box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        made.add_row(*[escape("NULL" if value is None else str(value)) for value in row])
+    width = None if stream.isatty() else 200
+    Console(file=stream, highlight=False, width=width).print(made)
 
 
 def run_id() -> str:

@@ -12,8 +12,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from drivetrain import bronze, checks, gold, ops, quarantine, silver, source
-from drivetrain.contracts import Conf, Dataset, GoldTable
+from drivetrain import assess, bronze, catalog, checks, gold, ops, quarantine, silver, source
+from drivetrain.contracts import META_COLUMNS, Conf, Dataset, GoldTable
 from drivetrain.drift import fit, new_columns
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.landing import Landed, Rejected, arrivals, changed, hash_of_first, inspect_all
@@ -30,6 +30,7 @@ class Outcome:
     run: str
     ledger: list[ops.LedgerRow] = field(default_factory=list)
     checks: list[ops.CheckRow] = field(default_factory=list)
+    profiles: list[ops.ProfileRow] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -42,6 +43,7 @@ class Pipeline:
         self.spark, self.conf, self.progress = spark, conf, progress
         self.warehouse = conf.settings.warehouse
         self.outcome, self.steps = Outcome(run), ops.Steps(spark, run, job)
+        self.looked_into: dict[str, tuple[list[Landed], list[Rejected]]] = {}
 
     def table(self, layer: str, name: str) -> Table:
         return Table(self.spark, f"{self.warehouse}/{layer}/{name}")
@@ -62,8 +64,35 @@ class Pipeline:
                     self.refine(dataset)
                     self.unify(dataset)
         self.publish_all()
+        if self.steps.done:
+            catalog.register(self.spark, self.conf)
         self.write_ops()
         return self.outcome
+
+    def assess(self) -> None:
+        """Look at a sample of the newest new file of each feed: nulls, kinds, drift."""
+        profiles = self.table("ops", "profiles")
+        for dataset in self.conf.datasets.values():
+            with self.problem_of(dataset.name):
+                new, _ = self.new_files(dataset)
+                if new:
+                    self.assess_one(dataset, max(new, key=lambda file: (file.modified, file.name)), profiles)
+
+    def assess_one(self, dataset: Dataset, newest: Landed, profiles: Table) -> None:
+        with self.step("assess", dataset.name) as step, source.one_split_a_task(self.spark):
+            records = source.read(self.spark, dataset, [newest]).limit(self.conf.settings.sample_rows)
+            layouts = {newest.layout: newest.header}
+            texts = silver.texts(records, dataset, layouts, self.conf.settings.max_record_bytes)
+            found = assess.profile(texts.drop(*META_COLUMNS))
+            last = {}
+            if profiles.exists():
+                mine = profiles.read().where(F.col("dataset") == dataset.name)
+                latest = mine.agg(F.max("run")).collect()[0][0]
+                last = {row["column"]: row for row in mine.where(F.col("run") == latest).collect()}
+            rows = assess.rows(self.outcome.run, dataset, newest, found, last, ops.now())
+            step.rows = max((row.sampled for row in rows), default=0)
+        self.outcome.profiles += rows
+        self.outcome.notes += [f"{dataset.name}.{row.column}: {row.note}" for row in rows if row.note]
 
     @contextmanager
     def problem_of(self, name: str) -> Iterator[None]:
@@ -89,7 +118,13 @@ class Pipeline:
                 new = self.without_offenders(dataset, new, error)
 
     def new_files(self, dataset: Dataset) -> tuple[list[Landed], list[Rejected]]:
-        """Files that the log has not taken, and those of them that cannot be read. Same name and content is not new."""
+        """Files that the log has not taken, and those of them that cannot be read; looked into once a run."""
+        if dataset.name not in self.looked_into:
+            self.looked_into[dataset.name] = self.look(dataset)
+        return self.looked_into[dataset.name]
+
+    def look(self, dataset: Dataset) -> tuple[list[Landed], list[Rejected]]:
+        """As `new_files`, now. A file whose name and content the log has is not new."""
         there = arrivals(dataset, self.conf.settings.settle_seconds)
         taken = self.taken(dataset)
         fresh = [a for a in there if not any((a.size, a.modified) == (t.size, t.modified) for t in taken.get(a.name, ()))]
@@ -426,7 +461,7 @@ class Pipeline:
         """Append what the run did; a run that did nothing writes nothing."""
         if not (self.steps.done or self.outcome.ledger):
             return
-        rows = {"ledger": self.outcome.ledger, "checks": self.outcome.checks, "steps": self.steps.done}
+        rows = {"ledger": self.outcome.ledger, "checks": self.outcome.checks, "steps": self.steps.done, "profiles": self.outcome.profiles}
         for name, content in rows.items():
             ops.write(self.spark, self.warehouse, name, content, Txn(self.outcome.run, 1))
 

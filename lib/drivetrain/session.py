@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pyspark.sql import SparkSession
 
 from drivetrain.contracts import Conf
 
 # What the tables' exactness rests on, whatever a site sets: errors and time stamps mean the same everywhere.
-FIXED = {
+FIXED: Final = {
     "spark.sql.ansi.enabled": "true",
     "spark.sql.legacy.javaCharsets": "true",
     "spark.sql.legacy.codingErrorAction": "true",
@@ -19,10 +21,25 @@ FIXED = {
 }
 
 
-def open_session(conf: Conf, job: str) -> SparkSession:
-    """The session of this process, with the settings that conf and Drivetrain fix."""
+def open_session(conf: Conf, job: str, catalog: str | None = None) -> SparkSession:
+    """The session of this process, with the settings that conf and Drivetrain fix.
+
+    ``catalog`` overrides conf's: a job that only reads takes in-memory, as an embedded metastore serves one process.
+    """
+    warehouse = conf.settings.warehouse
     builder = SparkSession.builder.appName(f"drivetrain {job}")
     builder = builder.config("spark.sql.session.timeZone", conf.settings.timezone)
+    if conf.settings.spark.get("spark.sql.catalogImplementation") == "hive" and embedded(conf):
+        place = f"jdbc:derby:;databaseName={warehouse}/metastore_db;create=true"
+        builder = builder.config("spark.hadoop.javax.jdo.option.ConnectionURL", place)
+        builder = builder.config("spark.sql.warehouse.dir", f"{warehouse}/hive")
+        builder = builder.config("spark.sql.catalogImplementation", catalog or "hive")
     for key, value in FIXED.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
+
+
+def embedded(conf: Conf) -> bool:
+    """Whether the Hive metastore is Spark's own, in the warehouse, and not a server of the site's."""
+    keys = ("spark.hadoop.hive.metastore.uris", "spark.hadoop.javax.jdo.option.ConnectionURL")
+    return not any(key in conf.settings.spark for key in keys)

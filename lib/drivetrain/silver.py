@@ -55,13 +55,17 @@ def unified(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str
 
     Frames of several feeds go together by name; a column that one of them lacks is NULL there.
     """
-    fields = _fields(log, dataset, layouts, max_record_bytes, {}).where(F.col("_shape").isNull() & F.col("_fields").isNotNull())
-    texts = _texts(fields, dataset, {})
     named = {column.feed_name: column.name for column in dataset.columns if not column.transform}
-    return texts.select(
+    return texts(log, dataset, layouts, max_record_bytes).select(
         *[F.col(f"`{feed}`").alias(named.get(feed, column_name(feed))) for feed in dataset.feed_columns],
         F.lit(dataset.name).alias("_source"), F.lit(dataset.version).alias("_schema_version"), *META_COLUMNS,
     )  # fmt: skip
+
+
+def texts(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], max_record_bytes: int) -> DataFrame:
+    """Readable records of the log -> the feed's columns as trimmed text by their feed names, and the source position."""
+    fields = _fields(log, dataset, layouts, max_record_bytes, {}).where(F.col("_shape").isNull() & F.col("_fields").isNotNull())
+    return _texts(fields, dataset, {}).select(*[f"`{name}`" for name in dataset.feed_columns], *META_COLUMNS)
 
 
 def _fields(
@@ -219,9 +223,10 @@ def _texts(fields: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> DataF
         value = F.nullif(F.btrim(value, F.lit(BLANKS)), F.lit(""))
         return F.when(~value.isin(*nulls), value) if nulls else value
 
+    meta = [F.col(name) if name in fields.columns else F.lit(None).alias(name) for name in (*META_COLUMNS, "_released")]
     feed = [text(i, name).alias(name) for i, name in enumerate(dataset.feed_columns)]
     added = [text(len(feed) + i, name).alias(name) for i, name in enumerate(new)]
-    return fields.select(*feed, *added, *META_COLUMNS, "raw", "raw_bytes", "_released", "_shape", "_unknown")
+    return fields.select(*feed, *added, *meta, "raw", "raw_bytes", "_shape", "_unknown")
 
 
 def _typed(texts: DataFrame, dataset: Dataset) -> DataFrame:

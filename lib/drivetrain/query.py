@@ -1,0 +1,82 @@
+"""Queries over the tables by name: what they read is looked up in conf, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sqlglot
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+from sqlglot import exp
+
+from drivetrain import catalog
+from drivetrain.contracts import Conf
+from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.odcs import nearest
+from drivetrain.sink import Table
+
+SEARCHED = ("gold", "silver", "default", "ops", "bronze")
+
+
+class Queries:
+    """A session in which tables are known as they are named; a name without a database is gold's, then silver's."""
+
+    def __init__(self, spark: SparkSession, conf: Conf) -> None:
+        self.spark, self.places = spark, catalog.places(conf)
+        self.known: set[tuple[str, str]] = set()
+
+    def run(self, statement: str, limit: int | None) -> tuple[list[str], Iterator[tuple[object, ...]]]:
+        """Column names and rows, at most ``limit``.
+
+        Raises:
+            DrivetrainError: the statement writes, names an unknown table, or fails.
+        """
+        self.prepare(statement)
+        try:
+            frame = self.spark.sql(statement)
+            rows = (frame if limit is None else frame.limit(limit)).toLocalIterator()
+            return frame.columns, (tuple(row) for row in rows)
+        except PySparkException as error:
+            raise _problem(str(error).strip().split("\n\n")[0].split(" SQLSTATE")[0], "see the message") from None
+
+    def prepare(self, statement: str) -> None:
+        """Make the tables that the statement names known."""
+        try:
+            parsed = sqlglot.parse_one(statement, read="spark")
+        except sqlglot.errors.SqlglotError as error:
+            raise _problem(str(error).splitlines()[0], "correct the statement") from None
+        words = statement.split()
+        if not (isinstance(parsed, exp.Query | exp.Describe) or words[0].upper() == "SHOW"):
+            raise _problem(f"{words[0].upper()} is not run here", "sql only reads: SELECT, SHOW or DESCRIBE")
+        if words[0].upper() == "SHOW":
+            wanted = [(database, name) for database, name in self.places]
+        else:
+            own = {cte.alias_or_name.lower() for cte in parsed.find_all(exp.CTE)}
+            named = [(table.db.lower(), table.name.lower()) for table in parsed.find_all(exp.Table)]
+            wanted = [self.place(database, name) for database, name in named if database or name not in own]
+        for database, name in wanted:
+            self.make_known(database, name)
+
+    def place(self, database: str, name: str) -> tuple[str, str]:
+        candidates = [(database, name)] if database else [(layer, name) for layer in SEARCHED]
+        found = next((key for key in candidates if key in self.places and self.there(key)), None)
+        if found is None:
+            shown = f"{database}.{name}" if database else name
+            known = [f"{d}.{n}" for d, n in self.places if self.there((d, n))]
+            fix = nearest(shown, known) if known else "run etl first: there are no tables yet"
+            raise _problem(f"there is no table {shown}", fix)
+        if not database:
+            Table(self.spark, self.places[found]).read().createOrReplaceTempView(name)
+        return found
+
+    def there(self, key: tuple[str, str]) -> bool:
+        return Table(self.spark, self.places[key]).exists()
+
+    def make_known(self, database: str, name: str) -> None:
+        if (database, name) not in self.known and self.there((database, name)):
+            catalog.add(self.spark, database, name, self.places[database, name])
+            self.known.add((database, name))
+
+
+def _problem(what: str, fix: str) -> DrivetrainError:
+    return DrivetrainError(Problem("sql", "statement", what, fix))

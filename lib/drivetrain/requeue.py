@@ -1,0 +1,103 @@
+"""Quarantined rows through again: released (their rules waived) or repaired, each once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pyspark.sql import functions as F
+
+from drivetrain import bronze, ops, quarantine, sqltext
+from drivetrain.contracts import Dataset
+from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.pipeline import Pipeline
+from drivetrain.sink import Txn
+
+
+def release(pipeline: Pipeline, condition: str) -> int:
+    """Mark open rows that fulfil the SQL condition as released. Returns how many are released and wait now."""
+    known = list(quarantine.COLUMNS)
+    try:
+        unknown = [name for name in sqltext.columns(condition) if name not in known]
+        if unknown:
+            raise sqltext.SqlProblem(f"quarantine has no column {unknown[0]!r}; it has {', '.join(known)}")
+    except sqltext.SqlProblem as problem:
+        raise DrivetrainError(Problem("sql", "--release", str(problem), "write e.g. \"dataset = 'orders' AND rule = 'bounds'\"")) from None
+    _need_quarantine(pipeline)
+    where = f"state = 'open' AND _load IS NOT NULL AND ({condition})"
+    pipeline.quarantine.update(where, {"state": "'released'"}, Txn(f"release:{pipeline.outcome.run}", 1), {"run": pipeline.outcome.run})
+    return _waiting(pipeline, "released")
+
+
+def repair(pipeline: Pipeline, path: Path) -> int:
+    """Take repaired records from a file of JSON lines, each {"quarantine_id": …, "raw": …}. Returns how many wait now."""
+    _need_quarantine(pipeline)
+    repairs = pipeline.spark.createDataFrame(_repairs(path), "quarantine_id string, state string, repaired string")
+    held = pipeline.quarantine.read().where("state = 'open' AND _load IS NOT NULL").drop("state", "repaired")
+    rows = held.join(F.broadcast(repairs), "quarantine_id").select(*quarantine.COLUMNS)
+    txn = Txn(f"repair:{pipeline.outcome.run}", 1)
+    pipeline.quarantine.merge(rows, "t.quarantine_id = s.quarantine_id", txn, {"run": pipeline.outcome.run})
+    return _waiting(pipeline, "repaired")
+
+
+def _repairs(path: Path) -> list[tuple[str, str, str]]:
+    found, problems = {}, []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            item = json.loads(line)
+            found[str(item["quarantine_id"])] = str(item["raw"])
+        except (ValueError, KeyError, TypeError) as error:
+            problems.append(Problem("repair", f"{path}:{number}", f"not a repair: {error!r}", 'write {"quarantine_id": "…", "raw": "…"}'))
+    if problems:
+        raise DrivetrainError(*problems)
+    return [(key, "repaired", raw) for key, raw in found.items()]
+
+
+def _need_quarantine(pipeline: Pipeline) -> None:
+    if not pipeline.quarantine.exists():
+        raise DrivetrainError(Problem("quarantine", pipeline.quarantine.path, "nothing has been quarantined yet", "run etl or batch first"))
+
+
+def _waiting(pipeline: Pipeline, state: str) -> int:
+    return pipeline.quarantine.read().where(F.col("state") == state).count()
+
+
+def requeue(pipeline: Pipeline) -> None:
+    """Append the released and repaired records of each dataset to the log, then mark them; transform takes them on.
+
+    The log is the truth of what was requeued: a row that it has is marked, never appended again.
+    """
+    if not pipeline.quarantine.exists():
+        return
+    for dataset in pipeline.conf.datasets.values():
+        with pipeline.problem_of(dataset.name):
+            _requeue(pipeline, dataset)
+
+
+def _requeue(pipeline: Pipeline, dataset: Dataset) -> None:
+    log = pipeline.table("bronze", dataset.name)
+    waiting = pipeline.quarantine.read().where(F.col("state").isin("released", "repaired") & (F.col("dataset") == dataset.name))
+    if waiting.isEmpty() or not log.exists():
+        return
+    entries = log.read().where(F.col("_entry") == "record")
+    taken = entries.where(F.col("_requeued").isNotNull()).select(F.col("_requeued").alias("quarantine_id"))
+    todo = waiting.join(taken, "quarantine_id", "left_anti")
+    place = ["_load", "_file", "_block", "_line"]
+    origin = entries.select(*place, "_layout", F.col("raw").alias("_raw"), F.col("raw_bytes").alias("_bytes"))
+    records = todo.join(origin, place).select(
+        F.coalesce("repaired", "_raw").alias("raw"),
+        F.when(F.col("repaired").isNull(), F.col("_bytes")).alias("raw_bytes"),
+        "_file", "_block", "_line", "_layout", F.col("quarantine_id").alias("_requeued"),
+        (F.col("state") == "released").alias("_released"),
+    )  # fmt: skip
+    load = bronze.Load(log.last_txn(dataset.name) + 1, pipeline.outcome.run, ops.now())
+    with pipeline.step("requeue", dataset.name) as step:
+        if not todo.isEmpty():
+            rows = bronze.log_records(records, load)
+            log.append(rows, Txn(dataset.name, load.number), {"run": load.run, "load": load.number}, {})
+            step.rows = log.rows_written(log.version())
+        ids = entries.where(F.col("_requeued").isNotNull()).select(F.col("_requeued").alias("quarantine_id"))
+        done = pipeline.quarantine.read().join(ids, "quarantine_id").where(F.col("state") != "requeued")
+        txn = Txn(f"{dataset.name}:requeued", load.number)
+        marked = done.withColumn("state", F.lit("requeued")).select(*quarantine.COLUMNS)
+        pipeline.quarantine.merge(marked, "t.quarantine_id = s.quarantine_id", txn, {"run": load.run})
