@@ -37,16 +37,16 @@ TOOLS = (
     "basename",
 )
 
-FAKE_UV = f"""#!/bin/bash
+FAKE_UV = """#!/bin/bash
 echo "$*" >>"$DIARY"
-case "$1 ${{2-}}" in
+case "$1 ${2-}" in
   --version*) echo uv 1.0 ;;
   venv*)
-    mkdir -p "${{@: -1}}/bin" "${{@: -1}}/lib/python3/site-packages/pyspark/jars"
-    touch "${{@: -1}}/lib/python3/site-packages/pyspark/jars/ivy-1.jar"
-    printf '#!/bin/bash\\nexec {shlex.quote(sys.executable)} "$@"\\n' >"${{@: -1}}/bin/python"
-    chmod +x "${{@: -1}}/bin/python" ;;
-  pip*) sleep "${{SLOW-0}}" ;;
+    mkdir -p "${@: -1}/bin" "${@: -1}/lib/python3/site-packages/pyspark/jars"
+    touch "${@: -1}/lib/python3/site-packages/pyspark/jars/ivy-1.jar"
+    printf '#!/bin/bash\\nexec "$REAL_PYTHON" "$@"\\n' >"${@: -1}/bin/python"
+    chmod +x "${@: -1}/bin/python" ;;
+  pip*) sleep "${SLOW-0}" ;;
 esac
 """
 FAKE_JAVA = """#!/bin/bash
@@ -58,7 +58,7 @@ fi
 echo "ivy" >>"$DIARY"
 printf '%s' "${CONTENT-right}" >jars/thing-1.0.jar
 """
-PYTHON_LINK = f'#!/bin/bash\necho $$ >"$DIARY.pid"\nexec {shlex.quote(sys.executable)} "$@"\n'
+PYTHON_LINK = '#!/bin/bash\necho $$ >"$DIARY.pid"\nexec "$REAL_PYTHON" "$@"\n'
 
 
 @dataclass
@@ -115,7 +115,11 @@ def copy(tmp_path: Path) -> Copy:
     home.mkdir()
     for tool in TOOLS:
         (programs / tool).symlink_to(shutil.which(tool) or "/missing")
-    result = Copy(root, programs, {"PATH": str(programs), "HOME": str(home), "DIARY": str(tmp_path / "diary")})
+    result = Copy(
+        root,
+        programs,
+        {"PATH": str(programs), "HOME": str(home), "DIARY": str(tmp_path / "diary"), "REAL_PYTHON": sys.executable},
+    )
     for name, text in (("uv", FAKE_UV), ("java", FAKE_JAVA), ("python3", PYTHON_LINK)):
         result.program(name, text)
     return result
