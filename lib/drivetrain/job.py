@@ -111,3 +111,23 @@ def lock(conf: Conf) -> Iterator[None]:
                 Problem("locked", str(folder), "another job is writing to this warehouse", "wait until it ends")
             ) from None
         yield
+
+
+def summary(outcome: Outcome, conf: Conf, page: Path | None) -> None:
+    """What happened, where the tables are and how to query them, on stdout."""
+    if not outcome.ledger and not outcome.published:
+        print("Nothing new: every table is up to date.")
+    if outcome.ledger:
+        columns = ("dataset", "rows in", "good", "quarantined", "duplicate", "late", "inserted", "updated", "superseded")
+        table(columns, [
+            (r.dataset, r.rows_in, r.good, r.quarantined, r.duplicate, r.late, r.inserted, r.updated, r.superseded)
+            for r in outcome.ledger
+        ])  # fmt: skip
+    if outcome.published:
+        print(f"Published: {', '.join(f'gold.{name}' for name in outcome.published)}")
+    print(f"Tables:    {conf.settings.warehouse}/{{bronze,silver,gold,ops}}, quarantine")
+    example = next(iter(outcome.published or conf.gold or conf.datasets), "orders")
+    print(f'Query:     ./spark-submit.sh sql "select * from {example} limit 10"')
+    print('Why not:   ./spark-submit.sh sql "select dataset, rule, count(*) n from ops.quarantine group by all"')
+    if page:
+        print(f"Report:    {page}")

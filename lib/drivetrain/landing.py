@@ -32,12 +32,14 @@ MARKS: Final = (
 
 @dataclass(frozen=True)
 class Arrival:
-    """One file as the folder lists it. ``name`` is relative to the dataset's folder; ``modified`` is ns since 1970."""
+    """One file as the folder lists it. ``name`` is relative to the dataset's folder; times are ns since 1970, and
+    ``touched`` moves with its permissions too."""
 
     name: str
     path: str
     size: int
     modified: int
+    touched: int
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,14 @@ def arrivals(dataset: Dataset, settle_seconds: float) -> list[Arrival]:
                     "make it, or correct the path under servers")  # fmt: skip
         )
     newest = time.time_ns() - int(settle_seconds * 1e9)
-    found = [Arrival(str(p.relative_to(root)), str(p), s.st_size, s.st_mtime_ns) for p, s in _files(root)]
+    found = [Arrival(str(p.relative_to(root)), str(p), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for p, s in _files(root)]
     wanted = [a for a in found if fnmatch(a.name.rsplit("/", 1)[-1], dataset.files)]
     return sorted((a for a in wanted if settle_seconds == 0 or a.modified <= newest), key=lambda a: a.name)
+
+
+def listing(files: Iterable[Arrival]) -> str:
+    """Hash of a whole listing: the same means that nothing has come, changed or been allowed since."""
+    return digest([[file.name, file.size, file.modified, file.touched] for file in files])
 
 
 def local_path(dataset: Dataset) -> Path:

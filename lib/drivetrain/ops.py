@@ -164,14 +164,14 @@ def _add_figures(spark: SparkSession, tag: str, step: Step) -> None:
             step.cpu_seconds += stage.executorCpuTime() / 1e9
 
 
-def write(spark: SparkSession, warehouse: str, name: str, rows: Sequence[Any], txn: Txn) -> None:
-    """Append dataclass rows to ops.<name>."""
+def write(table: Table, rows: Sequence[Any], run: str, metadata: Mapping[str, Any]) -> None:
+    """Append dataclass rows, all of one kind, to an ops table; no rows, no commit."""
     if not rows:
         return
     kinds = {f.name: TYPES[str(f.type).split(" ")[0]] for f in fields(rows[0])}
     schema = ", ".join(f"`{column}` {kind}" for column, kind in kinds.items())
-    frame = spark.createDataFrame([tuple(asdict(row).values()) for row in rows], schema).coalesce(1)
-    Table(spark, f"{warehouse}/ops/{name}").append(frame, txn, {"run": txn.app}, {})
+    frame = table.spark.createDataFrame([tuple(asdict(row).values()) for row in rows], schema).coalesce(1)
+    table.append(frame, Txn(run, 1), {"run": run, **metadata}, {})
 
 
 def ledger_row(values: Mapping[str, Any]) -> LedgerRow:

@@ -16,7 +16,7 @@ from drivetrain import assess, bronze, catalog, checks, gold, ops, quarantine, s
 from drivetrain.contracts import META_COLUMNS, Conf, Dataset, GoldTable
 from drivetrain.drift import fit, new_columns
 from drivetrain.errors import DrivetrainError, Problem
-from drivetrain.landing import Landed, Rejected, arrivals, changed, hash_of_first, inspect_all
+from drivetrain.landing import Landed, Rejected, arrivals, changed, hash_of_first, inspect_all, listing
 from drivetrain.progress import Progress
 from drivetrain.sink import Table, Txn
 
@@ -43,6 +43,7 @@ class Pipeline:
         self.spark, self.conf, self.progress = spark, conf, progress
         self.warehouse = conf.settings.warehouse
         self.outcome, self.steps = Outcome(run), ops.Steps(spark, run, job)
+        self.listings: dict[str, str] = {}
         self.looked_into: dict[str, tuple[list[Landed], list[Rejected]]] = {}
 
     def table(self, layer: str, name: str) -> Table:
@@ -126,6 +127,9 @@ class Pipeline:
     def look(self, dataset: Dataset) -> tuple[list[Landed], list[Rejected]]:
         """As `new_files`, now. A file whose name and content the log has is not new."""
         there = arrivals(dataset, self.conf.settings.settle_seconds)
+        self.listings[dataset.name] = listing(there)
+        if self.listings[dataset.name] == self.last_listing(dataset):
+            return [], []
         taken = self.taken(dataset)
         fresh = [a for a in there if not any((a.size, a.modified) == (t.size, t.modified) for t in taken.get(a.name, ()))]
         looked = inspect_all(dataset, fresh)
@@ -137,6 +141,11 @@ class Pipeline:
                 landed.remove(file)
                 rejected.append(verdict)
         return landed, rejected
+
+    def last_listing(self, dataset: Dataset) -> str | None:
+        """The listing that the last load saw, and took whole."""
+        log = self.table("bronze", dataset.name)
+        return next((metadata.get("listing") for _, metadata in log.commits()), None) if log.exists() else None
 
     def taken(self, dataset: Dataset) -> dict[str, list[Landed]]:
         """What the log says of files, by name, in the order of their loads."""
@@ -155,7 +164,8 @@ class Pipeline:
         with self.step("bronze", dataset.name) as step, source.one_split_a_task(self.spark):
             records = bronze.log_records(source.read(self.spark, dataset, files), load)
             rows = records.unionByName(bronze.log_files(self.spark, files, load))
-            log.append(rows, Txn(dataset.name, load.number), {"run": load.run, "load": load.number}, bronze.PROPERTIES)
+            metadata = {"run": load.run, "listing": self.listings[dataset.name]}
+            log.append(rows, Txn(dataset.name, load.number), metadata, bronze.PROPERTIES)
             step.rows = log.rows_written(log.version()) - len(files)
         for file in files:
             if changed(file):
@@ -301,11 +311,11 @@ class Pipeline:
         done = self.quarantine.last_txn(dataset.name)
         rows = quarantine.of_rows(staged.where(F.col("_load") > done), dataset, self.outcome.run)
         txn = Txn(dataset.name, loads.last)
-        self.quarantine.append(rows, txn, {"run": self.outcome.run, "load": loads.last}, quarantine.PROPERTIES)
+        self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES)
 
     def write_silver(self, dataset: Dataset, good: DataFrame, row: ops.LedgerRow, loads: Loads) -> None:
         table, txn = self.table("silver", dataset.name), Txn(dataset.name, loads.last)
-        metadata = {"run": row.run, "load": loads.last, "contract": dataset.fingerprint, "ledger": asdict(row)}
+        metadata = {"run": row.run, "contract": dataset.fingerprint, "ledger": asdict(row)}
         rows = good.drop(*silver.STAGED_ONLY)
         first = loads.silver_version < 0
         if dataset.history == "scd2":
@@ -330,7 +340,7 @@ class Pipeline:
         with self.step("unify", dataset.name) as step:
             entries = self.layouts(log.read())
             rows = silver.unified(bronze.records(log.read(), done), dataset, entries, self.conf.settings.max_record_bytes)
-            table.append(rows, Txn(dataset.name, last), {"run": self.outcome.run, "load": last}, {})
+            table.append(rows, Txn(dataset.name, last), {"run": self.outcome.run}, {})
             step.rows = table.rows_written(table.version())
 
     # --- silver -> gold ---
@@ -445,25 +455,28 @@ class Pipeline:
 
     def recover_ledger(self) -> None:
         """Ledger rows of silver commits whose run ended before it could write them."""
-        ledger = self.table("ops", "ledger")
-        known: dict[str, int] = {}
-        if ledger.exists():
-            rows = ledger.read().groupBy("dataset").agg(F.max("last_load").alias("last")).collect()
-            known = {row["dataset"]: row["last"] for row in rows}
+        known = self.ledger_known()
         for name in self.conf.datasets:
             table = self.table("silver", name)
             for _, metadata in table.commits() if table.exists() else ():
-                if metadata["load"] <= known.get(name, 0):
+                if metadata["number"] <= known.get(name, 0):
                     break
                 self.outcome.ledger.append(ops.ledger_row(metadata["ledger"]))
 
+    def ledger_known(self) -> dict[str, int]:
+        """Dataset -> the last load that the ledger has; each commit to the ledger carries the whole of it."""
+        ledger = self.table("ops", "ledger")
+        return next((dict(m["known"]) for _, m in ledger.commits()), {}) if ledger.exists() else {}
+
     def write_ops(self) -> None:
         """Append what the run did; a run that did nothing writes nothing."""
-        if not (self.steps.done or self.outcome.ledger):
-            return
-        rows = {"ledger": self.outcome.ledger, "checks": self.outcome.checks, "steps": self.steps.done, "profiles": self.outcome.profiles}
-        for name, content in rows.items():
-            ops.write(self.spark, self.warehouse, name, content, Txn(self.outcome.run, 1))
+        run, known = self.outcome.run, self.ledger_known()
+        for row in self.outcome.ledger:
+            known[row.dataset] = max(row.last_load, known.get(row.dataset, 0))
+        ops.write(self.table("ops", "ledger"), self.outcome.ledger, run, {"known": known})
+        ops.write(self.table("ops", "checks"), self.outcome.checks, run, {})
+        ops.write(self.table("ops", "profiles"), self.outcome.profiles, run, {})
+        ops.write(self.table("ops", "steps"), self.steps.done, run, {})
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _requeue(pipeline: Pipeline, dataset: Dataset) -> None:
     with pipeline.step("requeue", dataset.name) as step:
         if not todo.isEmpty():
             rows = bronze.log_records(records, load)
-            log.append(rows, Txn(dataset.name, load.number), {"run": load.run, "load": load.number}, {})
+            log.append(rows, Txn(dataset.name, load.number), {"run": load.run}, {})
             step.rows = log.rows_written(log.version())
         ids = entries.where(F.col("_requeued").isNotNull()).select(F.col("_requeued").alias("quarantine_id"))
         done = pipeline.quarantine.read().join(ids, "quarantine_id").where(F.col("state") != "requeued")

@@ -110,13 +110,15 @@ def _no_names() -> Column:
 
 def _csv_fields(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], new: Mapping[str, str]) -> DataFrame:
     fits = {layout: fit(header, dataset) for layout, header in layouts.items()}
-    split = {layout: _csv_split(dataset, len(header)) for layout, header in layouts.items()}
-    shapes = {layout: _csv_shape(dataset, header, split[layout], fits[layout]) for layout, header in layouts.items()}
+    # A column of its own, so that Spark splits a record once: without it each wanted field would repeat the parser, which
+    # for a header of a hundred columns is a plan that takes minutes to make.
+    split = log.withColumn("_split", _by_layout({layout: _csv_split(dataset, len(header)) for layout, header in layouts.items()}))
+    shapes = {layout: _csv_shape(dataset, header, fits[layout]) for layout, header in layouts.items()}
     wanted = [*dataset.feed_columns, *new.values()]
-    columns = {layout: _arranged(split[layout], fits[layout], layouts[layout], wanted) for layout in layouts}
+    columns = {layout: _arranged(fits[layout], layouts[layout], wanted) for layout in layouts}
     unknown = {layout: F.array(*map(F.lit, fits[layout].unknown)).cast("array<string>") for layout in layouts}
-    return log.select(
-        "*",
+    return split.select(
+        *log.columns,
         _by_layout(columns).alias("_fields"),
         _by_layout(shapes).alias("_shape"),
         _by_layout(unknown).alias("_unknown"),
@@ -130,48 +132,53 @@ def _by_layout(choices: Mapping[str, Column]) -> Column:
 
 
 def _csv_split(dataset: Dataset, width: int) -> Column:
-    """Array of the record's fields; null where there are more or fewer than ``width``.
+    """Array of the record's fields; null, or of another size than ``width``, where there are more or fewer.
 
     Only a record that holds a quote needs the CSV parser; splitting the others is three times as fast.
     """
     options = dataset.options
     plain = F.split("_text", _separator(options.delimiter), -1)
-    plain = F.when(F.size(plain) == width, plain)
     if not options.quote:
         return plain
     names = [f"c{i}" for i in range(width)]
     reader = {
         "sep": options.delimiter, "quote": options.quote, "escape": options.escape, "multiLine": "true",
-        "columnNameOfCorruptRecord": "bad", "mode": "PERMISSIVE", "maxCharsPerColumn": "-1", "maxColumns": str(width + 1024),
+        "columnNameOfCorruptRecord": "bad", "mode": "PERMISSIVE", "maxCharsPerColumn": "-1", "maxColumns": str(width + 1024), "inputBufferSize": "65536",
     }  # fmt: skip
-    parsed = F.from_csv("_text", ", ".join(f"{name} string" for name in [*names, "bad"]), reader)
-    quoted = F.when(parsed["bad"].isNull() & F.col("_text").isNotNull(), F.array(*[parsed[name] for name in names]))
-    return F.when(F.contains("_text", F.lit(options.quote)), quoted).otherwise(plain)
+    parsed = F.array(F.from_csv("_text", ", ".join(f"{name} string" for name in [*names, "bad"]), reader))
+    # transform() gives the parsed record a name; Spark would parse it again for each field.
+    quoted = F.transform(parsed, lambda record: F.when(record["bad"].isNull(), F.array(*[record[name] for name in names])))
+    return F.when(F.contains("_text", F.lit(options.quote)), quoted[0]).otherwise(plain)
+
+
+def _is_whole(width: int) -> Column:
+    return F.coalesce(F.size("_split") == width, F.lit(False))
 
 
 def _separator(delimiter: str) -> str:
     return "".join(f"\\{char}" if not char.isalnum() and char.isascii() and not char.isspace() else char for char in delimiter)
 
 
-def _csv_shape(dataset: Dataset, header: Sequence[str], fields: Column, fitted: Fit) -> Column:
+def _csv_shape(dataset: Dataset, header: Sequence[str], fitted: Fit) -> Column:
     if fitted.reason:
         return F.lit(fitted.reason)
     found = F.size(F.split("_text", _separator(dataset.options.delimiter), -1)).cast("string")
     ragged = F.concat(F.lit(f"{len(header)} fields expected, "), found, F.lit(" found (or quotes that do not close)"))
-    shape = F.when(F.col("_text").isNotNull() & fields.isNull(), ragged)
+    shape = F.when(F.col("_text").isNotNull() & ~_is_whole(len(header)), ragged)
     if dataset.options.header:
-        names = F.array(*map(F.lit, (name.split("#")[0] for name in header)))
-        shape = shape.when(F.transform(fields, lambda text: F.trim(text)) == names, F.lit("it repeats the header"))
+        names = [F.lit(name.split("#")[0]) for name in header]
+        same = F.transform("_split", lambda text: F.trim(text)) == F.array(*names)
+        shape = shape.when((F.trim(F.get("_split", F.lit(0))) == names[0]) & same, F.lit("it repeats the header"))
     return shape
 
 
-def _arranged(fields: Column, fitted: Fit, header: Sequence[str], wanted: Sequence[str]) -> Column:
+def _arranged(fitted: Fit, header: Sequence[str], wanted: Sequence[str]) -> Column:
     extra = {name: i for i, name in enumerate(header)}
     places = [fitted.positions.get(name, extra.get(name)) for name in wanted]
-    if places == list(range(len(header))):
-        return fields
-    picked = [_nothing("x") if place is None else fields[place] for place in places]
-    return F.when(fields.isNotNull(), F.array(*picked))
+    fields = F.col("_split")
+    if places != list(range(len(header))):
+        fields = F.array(*[_nothing("x") if place is None else F.col("_split")[place] for place in places])
+    return F.when(_is_whole(len(header)), fields)
 
 
 def _json_fields(log: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> DataFrame:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from delta.tables import DeltaTable
@@ -15,6 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 TXN_APP = "spark.databricks.delta.write.txnAppId"
 TXN_VERSION = "spark.databricks.delta.write.txnVersion"
+RECENT = 20
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,16 @@ class Table:
         return int(self._log().update(False, _none(self.spark), _none(self.spark)).version())
 
     def last_txn(self, app: str) -> int:
-        """The highest number that ``app`` has committed here; -1 for none."""
+        """The highest number that ``app`` has committed here; -1 for none.
+
+        The newest commits tell it for the price of reading a small file; Delta's own list of transactions, which takes
+        Spark jobs, is for the rest.
+        """
         if not self.exists():
             return -1
+        for _, metadata in islice(self.commits(), RECENT):
+            if metadata.get("app") == app:
+                return int(metadata["number"])
         found = self._log().update(False, _none(self.spark), _none(self.spark)).transactions().get(app)
         return int(found.get()) if found.isDefined() else -1
 
@@ -91,7 +100,7 @@ class Table:
             DeltaTable.forPath(self.spark, self.path).update(condition, dict(changes))
 
     def _save(self, writer: Any, txn: Txn | None, metadata: Mapping[str, Any], properties: Mapping[str, str]) -> None:
-        writer = writer.options(**properties).option("userMetadata", _text(metadata))
+        writer = writer.options(**properties).option("userMetadata", _text(metadata, txn))
         if txn:
             writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
         writer.save(self.path)
@@ -99,7 +108,7 @@ class Table:
     @contextmanager
     def _session_confs(self, txn: Txn, metadata: Mapping[str, Any]) -> Iterator[None]:
         # Delta takes the transaction of a MERGE or UPDATE from the session only.
-        confs = {METADATA: _text(metadata), TXN_APP: txn.app, TXN_VERSION: str(txn.version)}
+        confs = {METADATA: _text(metadata, txn), TXN_APP: txn.app, TXN_VERSION: str(txn.version)}
         for key, value in confs.items():
             self.spark.conf.set(key, value)
         try:
@@ -127,8 +136,9 @@ class Table:
         return [json.loads(line) for line in text.splitlines()]
 
 
-def _text(metadata: Mapping[str, Any]) -> str:
-    return json.dumps(metadata, sort_keys=True, default=str)
+def _text(metadata: Mapping[str, Any], txn: Txn | None) -> str:
+    writer = {"app": txn.app, "number": txn.version} if txn else {}
+    return json.dumps({**writer, **metadata}, sort_keys=True, default=str)
 
 
 def _none(spark: SparkSession) -> Any:

@@ -1,0 +1,48 @@
+"""The main job: assess the sources, transform them to bronze, silver and gold, and report."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from drivetrain import job
+from drivetrain.contracts import Conf
+from drivetrain.errors import DrivetrainError, Problem
+
+MAKER = Path(__file__).resolve().parents[1] / "scripts" / "acme_sources.py"
+
+
+def make_feeds(conf: Conf) -> None:
+    """Where there are no feeds yet and the conf wants them made: ACME's, which are made up."""
+    landing = Path(conf.settings.landing)
+    if conf.settings.make_feeds is None or (landing.is_dir() and any(landing.iterdir())):
+        return
+    print(f"making feeds in {landing} (made up, by {MAKER.name})", file=sys.stderr)
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in conf.settings.make_feeds.items()]
+    made = subprocess.run([sys.executable, MAKER, "--out", landing, *options], stdout=sys.stderr)
+    if made.returncode:
+        raise DrivetrainError(Problem("feeds", str(landing), "making the feeds failed", "see the lines above"))
+
+
+def run(given: argparse.Namespace, conf: Conf) -> int:
+    from drivetrain import report
+    from drivetrain.pipeline import Pipeline
+    from drivetrain.progress import Progress
+    from drivetrain.session import open_session
+
+    with job.lock(conf):
+        make_feeds(conf)
+        run_id = job.run_id()
+        spark = open_session(conf, "etl")
+        pipeline = Pipeline(spark, conf, run_id, "etl", Progress(run_id))
+        pipeline.assess()
+        pipeline.transform()
+        page = report.write(report.collect(spark, conf, run_id), conf) if pipeline.steps.done else None
+    job.summary(pipeline.outcome, conf, page)
+    return job.end(pipeline.outcome)
+
+
+if __name__ == "__main__":
+    job.main(run, job.parser(__doc__))

@@ -1,0 +1,17 @@
+"""Drivetrain: a company's raw feeds into tables that it can trust.
+
+The chain, from left to right, a module each:
+
+settings, odcs, sqltext -> conf    the conf folder, read into the frozen models of contracts, every error at once
+landing                            which files have arrived, and which of them cannot be read
+source                             read(dataset, files): records as they came, with where they stood
+bronze                             the immutable log; a load's records and its files are one commit
+drift, silver, checks              typed, checked rows with an outcome each: one pass over the new records
+quarantine, requeue                what could not be taken, with its reason and raw form, and the way back
+gold                               each table from its SQL over one set of versions: written, audited, published
+sink                               idempotent commits to Delta, and what its log says of earlier ones
+pipeline                           the flow on one page
+ops                                a row for each step, the ledger that adds up: what forecasts learn from
+assess, plan, report, query        what is there, what would be done, what was done, and asking the tables
+job, session, catalog, progress    arguments and locks, the only SparkSession, names for tables, talk on stderr
+"""
