@@ -52,8 +52,9 @@ def _read_alike(spark: SparkSession, dataset: Dataset, files: Sequence[Landed], 
         rows = _parquet(spark, paths)
     else:
         rows = _text(spark, dataset, paths, charset)
-    prefix = len(f"file://{local_path(dataset)}/") + 1
-    name = F.expr(f"substring(url_decode(replace(_path, '+', '%2B')), {prefix})")
+    # Spark writes file:/ or file:///, as the file was listed.
+    path = F.regexp_replace(F.expr("url_decode(replace(_path, '+', '%2B'))"), "^file:/+", "/")
+    name = F.substring(path, len(f"{local_path(dataset)}/") + 1, 1 << 30)
     return rows.select("raw", "raw_bytes", name.alias("_file"), "_block", "_line", F.lit(layout).alias("_layout"))
 
 
@@ -119,7 +120,7 @@ def joined(lines: DataFrame, quote: str) -> DataFrame:
     before = in_file.rowsBetween(Window.unboundedPreceding, -1)
     quotes = F.length("raw") - F.length(F.replace("raw", F.lit(quote), F.lit("")))
     opens = F.coalesce(F.sum(quotes).over(before), F.lit(0)) % 2 == 0
-    numbered = lines.withColumn("_start", F.when(opens, F.col("_line")))
+    numbered = lines.withColumn("_start", F.when(opens, F.struct("_block", "_line")))
     numbered = numbered.withColumn("_record", F.last("_start", ignorenulls=True).over(in_file))
     parts = F.sort_array(F.collect_list(F.struct("_block", "_line", "raw", "raw_bytes")))
     records = numbered.groupBy("_path", "_record").agg(parts.alias("parts"))
@@ -132,6 +133,6 @@ def joined(lines: DataFrame, quote: str) -> DataFrame:
         F.array_join("parts.raw", "\n").alias("raw"),
         F.when(lossy, all_bytes).alias("raw_bytes"),
         "_path",
-        F.lit(0).cast("bigint").alias("_block"),
-        F.col("_record").alias("_line"),
+        F.col("_record._block").alias("_block"),
+        F.col("_record._line").alias("_line"),
     )
