@@ -204,8 +204,8 @@ def _header(dataset: Dataset, file: Arrival, head: bytes, charset: str) -> tuple
         return ("text",)
     if dataset.format == "json":
         return ()
-    if not dataset.options.header:
-        return dataset.feed_columns
+    if not dataset.options.header:  # not feed_columns: a transformation may name its sources before they stand
+        return tuple(column.feed_name for column in dataset.columns if not column.transform)
     return tuple(numbered(_fields(dataset, _first_line(head, charset))))
 
 
@@ -230,8 +230,12 @@ def _fields(dataset: Dataset, line: str) -> list[str]:
 
 def numbered(names: Iterable[str]) -> Iterator[str]:
     """Names that stand again, whatever their case, get #2, #3 …"""
-    seen: dict[str, int] = {}
+    taken: set[str] = set()
+    last: dict[str, int] = {}
     for name in names:
-        key = name.lower()
-        seen[key] = seen.get(key, 0) + 1
-        yield name if seen[key] == 1 else f"{name}#{seen[key]}"
+        shown, key = name, name.lower()
+        while shown.lower() in taken:  # on from the last number, as a header may be one name a million times
+            last[key] = last.get(key, 1) + 1
+            shown = f"{name}#{last[key]}"
+        taken.add(shown.lower())
+        yield shown

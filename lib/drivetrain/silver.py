@@ -166,7 +166,7 @@ def _csv_shape(dataset: Dataset, header: Sequence[str], fitted: Fit) -> Column:
     ragged = F.concat(F.lit(f"{len(header)} fields expected, "), found, F.lit(" found (or quotes that do not close)"))
     shape = F.when(F.col("_text").isNotNull() & ~_is_whole(len(header)), ragged)
     if dataset.options.header:
-        names = [F.lit(name.split("#")[0]) for name in header]
+        names = [F.lit(re.sub(r"#\d+$", "", name)) for name in header]
         same = F.transform("_split", lambda text: F.trim(text)) == F.array(*names)
         shape = shape.when((F.trim(F.get("_split", F.lit(0))) == names[0]) & same, F.lit("it repeats the header"))
     return shape

@@ -40,7 +40,7 @@ def expression(text: str) -> exp.Expression:
 
 def columns(text: str) -> list[str]:
     """Names of the columns that an expression reads, in order of first use."""
-    return list(dict.fromkeys(column.name for column in expression(text).find_all(exp.Column)))
+    return list(dict.fromkeys(column.name for column in expression(text).find_all(exp.Column, bfs=False)))
 
 
 def select(text: str) -> exp.Query:
