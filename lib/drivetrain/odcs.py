@@ -63,17 +63,25 @@ class Findings:
 
     def add_pydantic(self, error: ValidationError, at: Path_, model: type[BaseModel], places: Mapping[str, Path_]) -> None:
         """One problem for each thing that the model refused; ``places`` maps its top-level keys to where they stand."""
-        known = [field.alias or name for name, field in model.model_fields.items()]
         for item in error.errors():
             loc = tuple(part for part in item["loc"] if not (isinstance(part, str) and "[" in part))
             place = places.get(str(loc[0]), (*at, *loc)) + loc[1:] if loc else at
             key = ".".join(map(str, loc))
             if item["type"] == "extra_forbidden":
-                self.add("unknown-key", place, f"unknown key {key!r}", nearest(str(loc[-1]), known))
+                self.add("unknown-key", place, f"unknown key {key!r}", nearest(str(loc[-1]), keys(model, loc[:-1])))
             elif item["type"] == "missing":
                 self.add("missing-key", place, f"{key!r} is missing", f"add {key}: …")
             else:
                 self.add("bad-value", place, f"{key}: {item['msg']} (it is {item['input']!r})", "see docs/contracts.md")
+
+
+def keys(model: type[BaseModel], at: Sequence[str | int]) -> list[str]:
+    """The keys that the model, or the one that stands in it at that place, knows."""
+    for part in at:
+        inner = next((field.annotation for name, field in model.model_fields.items() if part == (field.alias or name)), None)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def nearest(name: str, known: Iterable[str], verb: str = "did you mean") -> str:
@@ -161,11 +169,14 @@ def _walk(node: Any) -> Iterable[dict[str, Any]]:
 def check_standard(document: Any, found: Findings) -> None:
     """Add what the standard's own JSON Schema rejects."""
     validator, known = _standard()
+    told: set[tuple[str | int, ...]] = set()  # several parts of the standard may refuse the same key
     for error in sorted(validator.iter_errors(document), key=lambda e: [str(p) for p in e.absolute_path]):
         place = list(error.absolute_path)
         if error.validator in ("additionalProperties", "unevaluatedProperties"):
             for name in re.findall(r"'([^']+)'", error.message.split("(", 1)[-1]):
-                found.add("unknown-key", [*place, name], f"ODCS knows no key {name!r} here", nearest(name, known))
+                if (*place, name) not in told:
+                    found.add("unknown-key", [*place, name], f"ODCS knows no key {name!r} here", nearest(name, known))
+                told.add((*place, name))
         else:
             found.add("odcs", place, f"ODCS: {error.message[:200]}", "see the standard, or docs/contracts.md")
 
@@ -200,35 +211,42 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
         found.add("name", ("schema", 0, "name"), f"the schema object is {name!r}, the file {found.path.stem!r}",
                   f"name the file {name}.yaml, or the object {found.path.stem}")  # fmt: skip
     extra: DatasetExtras = extras(document.get("customProperties"), ("customProperties",), DatasetExtras, found)
-    server = _server(document, env, found)
+    spots = {str(item.get("property")): ("customProperties", i, "value") for i, item in enumerate(document.get("customProperties") or [])}
+    server, server_at = _server(document, env, found)
     columns = [_column(item, ("schema", 0, "properties", i), found) for i, item in enumerate(schema.get("properties") or [])]
     names = [column.name for column in columns]
     for name_ in sorted({n for n in names if names.count(n) > 1}):
-        found.add("twice", ("schema", 0, "properties"), f"column {name_!r} stands twice", "rename one")
+        second = [i for i, other in enumerate(names) if other == name_][1]
+        found.add("twice", ("schema", 0, "properties", second, "name"), f"column {name_!r} stands twice", "rename one")
     feed_format = extra.format or str(server.get("format", ""))
-    if feed_format not in ("csv", "json", "parquet", "text", "document"):
-        found.add("format", ("servers",), f"format {feed_format!r} is not read",
+    if (server or feed_format) and feed_format not in ("csv", "json", "parquet", "text", "document"):
+        found.add("format", (*server_at, "format"), f"format {feed_format!r} is not read",
                   nearest(feed_format, ("csv", "json", "parquet", "text", "document")))  # fmt: skip
-    _check_extras(extra, names, found)
+    _check_extras(extra, names, spots, found)
     key = _key(schema, names)
     rules = _rules(schema, names, found)
     history = extra.history or ("latest" if key else "append")
     if history != "append" and not key:
         found.add("key", ("schema", 0), f"history {history} needs a primary key", "mark the key columns primaryKey: true")
+    if history == "latest" and extra.identity == "position":
+        found.add("identity", spots["identity"], "history latest keeps one row a key, and position tells every row apart",
+                  "leave identity out, or let history be append")  # fmt: skip
     if history == "scd2" and extra.identity is not None:
-        found.add("identity", ("customProperties",), "history scd2 knows an event by key and sequence", "leave identity out")
+        found.add("identity", spots["identity"], "history scd2 knows an event by key and sequence", "leave identity out")
     if history == "scd2" and not extra.sequence:
-        found.add("sequence", ("customProperties",), "history scd2 needs a sequence column", "add {property: sequence, value: …}")
+        found.add("sequence", spots["history"], "history scd2 needs a sequence column", "add {property: sequence, value: …}")
+    path = _expand(str(server.get("path", "")), server_at, places, found)
+    freshness, latency = _hours(document, "freshness", found), _hours(document, "latency", found)
     if len(found.problems) > before:
         return None
     return Dataset(
         name=name, version=str(document["version"]), title=str(document.get("name") or name), owner=_owner(document),
-        path=_expand(str(server.get("path", "")), places, found), format=feed_format, files=extra.files,  # type: ignore[arg-type]
+        path=path, format=feed_format, files=extra.files,  # type: ignore[arg-type]
         options=Options(**extra.options.model_dump()), columns=tuple(columns), key=key,
         identity=_identity(extra, key, history, names), sequence=extra.sequence, event_time=extra.event_time,
         history=history, evolution=extra.evolution, unify=extra.unify,
         spark=tuple((k, _spark_text(v)) for k, v in extra.spark.items()), rules=tuple(rules),
-        freshness_hours=_hours(document, "freshness", found), latency_hours=_hours(document, "latency", found),
+        freshness_hours=freshness, latency_hours=latency,
         where=found.where(()),
     )  # fmt: skip
 
@@ -273,25 +291,25 @@ def _hours(document: Mapping[str, Any], name: str, found: Findings) -> float | N
     return None
 
 
-def _server(document: Mapping[str, Any], env: str, found: Findings) -> Mapping[str, Any]:
+def _server(document: Mapping[str, Any], env: str, found: Findings) -> tuple[Mapping[str, Any], Path_]:
     servers = document.get("servers") or []
-    chosen = [server for server in servers if server.get("server") == env] or (servers if len(servers) == 1 else [])
-    if not chosen or not chosen[0].get("path"):
+    chosen = [i for i, server in enumerate(servers) if server.get("server") == env] or ([0] if len(servers) == 1 else [])
+    if not chosen or not servers[chosen[0]].get("path"):
         found.add("server", ("servers",), f"no server for --env {env} with a path", f"add {{server: {env}, type: local, path: …, format: …}}")
-        return {}
-    return dict(chosen[0])
+        return {}, ("servers",)
+    return dict(servers[chosen[0]]), ("servers", chosen[0])
 
 
-def _expand(path: str, places: Mapping[str, str], found: Findings) -> str:
+def _expand(path: str, server_at: Path_, places: Mapping[str, str], found: Findings) -> str:
     unknown = [name for name in re.findall(r"\$\{([^}]*)\}", path) if name not in places]
     for name in unknown:
-        found.add("path", ("servers",), f"${{{name}}} stands for nothing", nearest(name, places))
+        found.add("path", (*server_at, "path"), f"${{{name}}} stands for nothing", nearest(name, places))
     full = re.sub(r"\$\{([^}]*)\}", lambda match: places.get(match[1], ""), path)
     if ".." in Path(full).parts or re.search(r"[\x00-\x1f*?\[\]{}]", full):
-        found.add("path", ("servers",), f"path {full!r} holds '..', a wildcard or a control character",
+        found.add("path", (*server_at, "path"), f"path {full!r} holds '..', a wildcard or a control character",
                   "write the folder itself; which files, is customProperties files")  # fmt: skip
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", full) and not re.match(r"(file|hdfs):/", full):
-        found.add("path", ("servers",), f"path {full!r} has a scheme that is not read", "use a plain path, file:/ or hdfs://")
+        found.add("path", (*server_at, "path"), f"path {full!r} has a scheme that is not read", "use a plain path, file:/ or hdfs://")
     if not re.match(r"/|[a-z]+:", full):
         full = str(Path(places["root"]) / full)
     return full
@@ -299,9 +317,10 @@ def _expand(path: str, places: Mapping[str, str], found: Findings) -> str:
 
 def _column(item: Mapping[str, Any], at: Path_, found: Findings) -> Column:
     name, logical = str(item.get("name")), str(item.get("logicalType", "string"))
-    check_name(name, (*at, "name"), "column", found)
     if name in (*META_COLUMNS, *SCD2_COLUMNS):
         found.add("name", (*at, "name"), f"column {name!r} is one of Drivetrain's own", "rename it; physicalName keeps the feed's name")
+    else:
+        check_name(name, (*at, "name"), "column", found)
     extra: ColumnExtras = extras(item.get("customProperties"), (*at, "customProperties"), ColumnExtras, found)
     options = dict(item.get("logicalTypeOptions") or {})
     classification = item.get("classification")
@@ -354,35 +373,37 @@ def _type(item: Mapping[str, Any], logical: str, at: Path_, found: Findings) -> 
     return physical
 
 
-def _check_extras(extra: DatasetExtras, names: Sequence[str], found: Findings) -> None:
+def _check_extras(extra: DatasetExtras, names: Sequence[str], spots: Mapping[str, Path_], found: Findings) -> None:
     named = {"sequence": [extra.sequence], "eventTime": [extra.event_time],
              "identity": [] if isinstance(extra.identity, str) else extra.identity or []}  # fmt: skip
     for key, values in named.items():
         for value in values:
             if value is not None and value not in names:
-                found.add("unknown-column", ("customProperties",), f"{key} names no column: {value!r}", nearest(value, names))
+                found.add("unknown-column", spots[key], f"{key} names no column: {value!r}", nearest(value, names))
     for key in extra.spark:
         if not DATASET_SPARK_KEYS.fullmatch(key):
-            found.add("spark-key", ("customProperties",), f"Spark key {key!r} is refused in a dataset file",
+            found.add("spark-key", (*spots["spark"], key), f"Spark key {key!r} is refused in a dataset file",
                       "only planning keys such as spark.sql.shuffle.partitions are; the rest belongs in base.yaml")  # fmt: skip
     try:
         "".encode(extra.options.encoding)
     except LookupError:
-        found.add("encoding", ("customProperties",), f"encoding {extra.options.encoding!r} is unknown", "write UTF-8, windows-1252, UTF-16 …")
+        found.add("encoding", (*spots["options"], "encoding"), f"encoding {extra.options.encoding!r} is unknown", "write UTF-8, windows-1252, UTF-16 …")
 
 
 def _rules(schema: Mapping[str, Any], names: Sequence[str], found: Findings) -> list[Rule]:
     at: Path_ = ("schema", 0)
     rules = read_rules(schema.get("quality"), (*at, "quality"), None, names, found)
+    spots: dict[str, Path_] = {}
     for i, item in enumerate(schema.get("properties") or []):
         place = (*at, "properties", i, "quality")
+        spots |= {str(rule.get("name")): (*place, j) for j, rule in enumerate(item.get("quality") or [])}
         rules += read_rules(item.get("quality"), place, str(item.get("name")), names, found)
         if item.get("unique"):
             column = str(item["name"])
             rules.append(Rule(f"{column}_unique", "flag", "mustBe", 0, metric="duplicateValues", columns=(column,)))
     taken = [rule.name for rule in rules]
     for name in sorted({n for n in taken if taken.count(n) > 1}):
-        found.add("twice", at, f"two rules are named {name!r}", "rename one")
+        found.add("twice", spots.get(name, at), f"two rules are named {name!r}", "rename one")
     return rules
 
 
@@ -418,7 +439,8 @@ def _rule(
     if metric == "invalidValues" and not (arguments.valid_values or arguments.pattern):
         found.add("rule", at, "invalidValues needs arguments.validValues or arguments.pattern", "add one")
     query, predicate = _sql(item, at, column, names, found) if kind == "sql" else (None, None)
-    name = str(item.get("name") or item.get("id") or "_".join(filter(None, (*columns, metric or "sql"))))
+    what = re.sub("(?=[A-Z])", "_", metric or "sql").lower()
+    name = str(item.get("name") or item.get("id") or "_".join((*columns, what)))
     check_name(name, at, "rule", found)
     rule = Rule(
         name=name, action="flag", operator=operator, threshold=item.get(operator), metric=metric, column=column,
