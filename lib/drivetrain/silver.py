@@ -143,12 +143,19 @@ def _csv_split(dataset: Dataset, width: int) -> Column:
     names = [f"c{i}" for i in range(width)]
     reader = {
         "sep": options.delimiter, "quote": options.quote, "escape": options.escape, "multiLine": "true",
-        "columnNameOfCorruptRecord": "bad", "mode": "PERMISSIVE", "maxCharsPerColumn": "-1", "maxColumns": str(width + 1024), "inputBufferSize": "65536",
+        "columnNameOfCorruptRecord": "bad", "mode": "PERMISSIVE", "maxCharsPerColumn": "-1", "maxColumns": str(width + 1024),
+        "inputBufferSize": "65536",
     }  # fmt: skip
     parsed = F.array(F.from_csv("_text", ", ".join(f"{name} string" for name in [*names, "bad"]), reader))
+    escaped_quote = F.lit(options.escape + options.quote)
+
+    def whole(record: Column) -> Column:
+        last = record[names[-1]]  # the parser closes a quote that is open at the end: a torn record looks whole
+        torn = (last != "") & F.endswith("_text", F.concat(F.lit(options.quote), F.replace(last, F.lit(options.quote), escaped_quote)))
+        return F.when(record["bad"].isNull() & ~F.coalesce(torn, F.lit(False)), F.array(*[record[name] for name in names]))
+
     # transform() gives the parsed record a name; Spark would parse it again for each field.
-    quoted = F.transform(parsed, lambda record: F.when(record["bad"].isNull(), F.array(*[record[name] for name in names])))
-    return F.when(F.contains("_text", F.lit(options.quote)), quoted[0]).otherwise(plain)
+    return F.when(F.contains("_text", F.lit(options.quote)), F.transform(parsed, whole)[0]).otherwise(plain)
 
 
 def _is_whole(width: int) -> Column:
@@ -320,10 +327,13 @@ def against(staged: DataFrame, silver: DataFrame, dataset: Dataset) -> DataFrame
     keys = _match_columns(dataset)
     compared = tuple(dict.fromkeys((*dataset.identity, *((dataset.sequence,) if dataset.sequence else ()))))
     wanted = staged.where(F.col("_rule").isNull()).select(*keys).distinct()
-    there = silver.join(wanted, list(keys), "left_semi").select(*[F.col(n).alias(f"_t_{n}") for n in dict.fromkeys((*keys, *compared))])
-    on = reduce(Column.__and__, [F.col(name) == F.col(f"_t_{name}") for name in keys])
+    named = [F.col(name).alias(f"_t_{name}") for name in dict.fromkeys((*keys, *compared))]
+    held, asked = silver.select(F.lit(True).alias("_t_"), *named), wanted.select(*[F.col(n).alias(f"_w_{n}") for n in keys])
+    there = held.join(asked, reduce(Column.__and__, [F.col(f"_t_{n}").eqNullSafe(F.col(f"_w_{n}")) for n in keys]), "left_semi")
+    # An identity may hold columns that are NULL, which are the same here as they are within a batch.
+    on = reduce(Column.__and__, [F.col(name).eqNullSafe(F.col(f"_t_{name}")) for name in keys])
     joined = staged.join(there, on & F.col("_rule").isNull(), "left")
-    found = F.col(f"_t_{keys[0]}").isNotNull()
+    found = F.col("_t_").isNotNull()
     if dataset.history == "latest":
         same = reduce(Column.__and__, [F.col(n).eqNullSafe(F.col(f"_t_{n}")) for n in dataset.identity])
         older = F.col(dataset.sequence) <= F.col(f"_t_{dataset.sequence}") if dataset.sequence else F.lit(False)
