@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -92,7 +93,7 @@ def listing(files: Iterable[Arrival]) -> str:
 
 def local_path(dataset: Dataset) -> Path:
     """The dataset's folder on this machine."""
-    return Path(dataset.path.removeprefix("file://") if dataset.path.startswith("file:") else dataset.path)
+    return Path(re.sub("^file:/+", "/", dataset.path))
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
