@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from drivetrain import sqltext
 from drivetrain.contracts import NAME, Conf, CycleError, Dataset, GoldTable, Settings, build_order
 from drivetrain.errors import ConfError, Problem
-from drivetrain.odcs import Findings, Model, check_name, nearest, read_dataset, read_rules
+from drivetrain.odcs import Findings, Model, check_name, check_standard, keys, nearest, read_dataset, read_rules
 from drivetrain.settings import Layered, layer, load_yaml, shown
 
 
@@ -36,7 +36,7 @@ class SettingsModel(Model):
     settle_seconds: float = Field(0, ge=0, alias="settle_seconds")
     max_record_bytes: int = Field(16 << 20, ge=1024, alias="max_record_bytes")
     sample_rows: int = Field(10_000, ge=1, alias="sample_rows")
-    unified_table: str = Field("raw_unified_data", pattern=NAME.pattern, alias="unified_table")
+    unified_table: str = Field("raw_unified_data", pattern=f"^{NAME.pattern}$", alias="unified_table")
     make_feeds: MakeFeeds | None = Field(None, alias="make_feeds")
     spark: dict[str, str | int | float | bool | None] = {}
 
@@ -89,11 +89,10 @@ def _settings(layered: Layered, problems: list[Problem]) -> Settings | None:
     try:
         model = SettingsModel.model_validate(layered.values)
     except ValidationError as error:
-        known = [field.alias or name for name, field in SettingsModel.model_fields.items()]
         for item in error.errors():
             path = tuple(str(part) for part in item["loc"])
             where = next((layered.origin[leaf] for leaf in layered.origin if leaf[: len(path)] == path), "base.yaml:1")
-            fix = nearest(path[-1], known) if item["type"] == "extra_forbidden" else "see docs/contracts.md, Settings"
+            fix = nearest(path[-1], keys(SettingsModel, path[:-1])) if item["type"] == "extra_forbidden" else "see docs/contracts.md, Settings"
             what = f"unknown key {'.'.join(path)!r}" if item["type"] == "extra_forbidden" else f"{'.'.join(path)}: {item['msg']}"
             problems.append(Problem("settings", where, what, fix))
         return None
@@ -149,12 +148,20 @@ def _sql_order(texts: Mapping[str, str], paths: Mapping[str, Path], problems: li
             problems.append(Problem("sql", f"{shown(paths[name])}:{line[1] if line else 1}", str(problem), "write one SELECT over silver names"))
             continue
         drafts.append(GoldTable(name, text, inputs, (), "", "", (), (), None, (), ""))
-    try:
-        return [draft.name for draft in build_order(drafts)]
-    except CycleError as error:
-        ring = " → ".join(error.args[1])
-        problems.append(Problem("gold-cycle", shown(paths[error.args[1][0]]), f"gold tables read each other: {ring}", "break the ring"))
-        return []
+    while True:
+        try:
+            return [draft.name for draft in build_order(drafts)]
+        except CycleError as error:
+            ring = error.args[1]
+            problems.append(Problem("gold-cycle", shown(paths[ring[0]]), f"gold tables read each other: {' → '.join(ring)}", "break the ring"))
+            drafts = _without(drafts, set(ring))
+
+
+def _without(drafts: Sequence[GoldTable], names: set[str]) -> list[GoldTable]:
+    """The tables but for those, and for what reads them."""
+    left = [draft for draft in drafts if draft.name not in names]
+    readers = {draft.name for draft in left if names & set(draft.inputs)}
+    return _without(left, names | readers) if readers else left
 
 
 def _gold_table(
@@ -169,6 +176,8 @@ def _gold_table(
         return None
     found, in_sql = Findings(yaml_path, lines, problems), Findings(sql_path, {(): 1}, problems)
     check_name(name, (), "gold table", found)
+    if name in schema:
+        found.add("name", (), f"{name!r} is a dataset too", "give the gold table another name")
     query = sqltext.select(texts[name])
     inputs = sqltext.tables(query)
     for unknown in [table for table in inputs if table not in schema]:
@@ -190,8 +199,11 @@ def _gold_table(
     columns = sqltext.output_columns(query, schema)
     for column in columns:
         check_name(column, (), f"column of {name}:", in_sql)
-    for column in [column for column in model.key if column not in columns]:
-        found.add("unknown-column", ("key",), f"the key names no column of the query: {column!r}", nearest(column, columns))
+    for i, column in [(i, column) for i, column in enumerate(model.key) if column not in columns]:
+        found.add("unknown-column", ("key", i), f"the key names no column of the query: {column!r}", nearest(column, columns))
+    check_standard(model.checks, found, "DataQualityChecks", ("checks",))
+    if len(problems) > before:
+        return None
     rules = read_rules(model.checks, ("checks",), None, columns, found, ("flag", "stop"), "stop")
     if len(problems) > before:
         return None

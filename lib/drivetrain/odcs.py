@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import jsonschema
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -79,8 +79,7 @@ def keys(model: type[BaseModel], at: Sequence[str | int]) -> list[str]:
     """The keys that the model, or the one that stands in it at that place, knows."""
     for part in at:
         inner = next((field.annotation for name, field in model.model_fields.items() if part == (field.alias or name)), None)
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
+        model = next((kind for kind in (inner, *get_args(inner)) if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -166,15 +165,23 @@ def _walk(node: Any) -> Iterable[dict[str, Any]]:
             yield from _walk(child)
 
 
-def check_standard(document: Any, found: Findings) -> None:
-    """Add what the standard's own JSON Schema rejects."""
+UNKNOWN: Final = ("additionalProperties", "unevaluatedProperties")
+
+
+def check_standard(document: Any, found: Findings, part: str | None = None, at: Path_ = ()) -> None:
+    """Add what the standard's own JSON Schema rejects; of a ``part`` by its name there, which stands at ``at``."""
     validator, known = _standard()
+    if part:
+        validator = validator.evolve(schema={"$ref": f"#/$defs/{part}", "$defs": validator.schema["$defs"]})
+    errors = sorted(validator.iter_errors(document), key=lambda e: [str(p) for p in e.absolute_path])
+    others = {tuple(error.absolute_path) for error in errors if error.validator not in UNKNOWN}
     told: set[tuple[str | int, ...]] = set()  # several parts of the standard may refuse the same key
-    for error in sorted(validator.iter_errors(document), key=lambda e: [str(p) for p in e.absolute_path]):
-        place = list(error.absolute_path)
-        if error.validator in ("additionalProperties", "unevaluatedProperties"):
+    for error in errors:
+        place = [*at, *error.absolute_path]
+        if error.validator in UNKNOWN:
             for name in re.findall(r"'([^']+)'", error.message.split("(", 1)[-1]):
-                if (*place, name) not in told:
+                # Where a part is refused for another reason, jsonschema counts all its keys as unknown.
+                if (*place, name) not in told and not (name in known and tuple(error.absolute_path) in others):
                     found.add("unknown-key", [*place, name], f"ODCS knows no key {name!r} here", nearest(name, known))
                 told.add((*place, name))
         else:
@@ -182,7 +189,7 @@ def check_standard(document: Any, found: Findings) -> None:
 
 
 def extras(items: Any, at: Path_, model: type[Model], found: Findings) -> Any:
-    """customProperties as one model; on errors its defaults."""
+    """customProperties as one model; what is refused has its default."""
     pairs = [(i, item) for i, item in enumerate(items or []) if isinstance(item, dict) and "vendor" not in item]
     values = {str(item.get("property")): item.get("value") for _, item in pairs}
     places = {str(item.get("property")): (*at, i, "value") for i, item in pairs}
@@ -192,7 +199,8 @@ def extras(items: Any, at: Path_, model: type[Model], found: Findings) -> Any:
         return model.model_validate(values)
     except ValidationError as error:
         found.add_pydantic(error, at, model, places)
-        return model()
+        refused = {str(item["loc"][0]) for item in error.errors()}
+        return model.model_validate({key: value for key, value in values.items() if key not in refused})
 
 
 def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, str]) -> Dataset | None:
