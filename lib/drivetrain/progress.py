@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 
 from drivetrain.ops import Step
@@ -37,7 +38,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         if self.console:
-            self.console.print(f"[yellow]⚠[/yellow] {text}", markup=True, soft_wrap=True)
+            self.console.print(f"[yellow]⚠[/yellow] {escape(text)}", markup=True, soft_wrap=True)
         else:
             self._log(note=text)
 
