@@ -1,0 +1,1 @@
+SELECT day, shop, COUNT(*) AS sales, SUM(qty * price) AS revenue FROM sales GROUP BY day, shop
