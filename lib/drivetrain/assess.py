@@ -44,19 +44,21 @@ def _kind(row: Mapping[str, Any], i: int) -> str:
     return next((kind for kind in KINDS if there and row[f"{kind}{i}"] == there), "string" if there else "empty")
 
 
-def notes(dataset: Dataset, newest: Landed, found: Mapping[str, Mapping[str, Any]], last: Mapping[str, Any]) -> dict[str, str]:
+def notes(
+    dataset: Dataset, newest: Landed, found: Mapping[str, Mapping[str, Any]], last: Mapping[str, Any]
+) -> dict[str, str]:
     """What to say of columns: drift against the contract, and against the last run (column -> its ProfileRow)."""
     said: dict[str, str] = {}
     if newest.header:
         fitted = fit(newest.header, dataset)
-        said |= {name: "not in the contract" for name in fitted.unknown}
-        said |= {name: "missing from the header" for name in fitted.missing}
-        said |= {name: "not in this file (optional)" for name in fitted.absent}
+        said |= dict.fromkeys(fitted.unknown, "not in the contract")
+        said |= dict.fromkeys(fitted.missing, "missing from the header")
+        said |= dict.fromkeys(fitted.absent, "not in this file (optional)")
     for name, now in found.items():
         before = last.get(name)
         if before is None or name in said:
             continue
-        if {before["kind"], now["kind"]} - {"empty"} > {now["kind"]} or before["kind"] not in (now["kind"], "empty"):
+        if before["kind"] not in (now["kind"], "empty"):
             said[name] = f"was {before['kind']}, is {now['kind']}"
         elif abs(_share(before) - _share(now)) > NULLS_MOVED:
             said[name] = f"nulls went from {_share(before):.0%} to {_share(now):.0%}"
@@ -68,7 +70,12 @@ def _share(figures: Any) -> float:
 
 
 def rows(
-    run: str, dataset: Dataset, newest: Landed, found: Mapping[str, Mapping[str, Any]], last: Mapping[str, Any], at: datetime
+    run: str,
+    dataset: Dataset,
+    newest: Landed,
+    found: Mapping[str, Mapping[str, Any]],
+    last: Mapping[str, Any],
+    at: datetime,
 ) -> Sequence[ProfileRow]:
     """The rows of ops.profiles for one dataset."""
     said = notes(dataset, newest, found, last)
@@ -76,7 +83,18 @@ def rows(
     empty = {"sampled": 0, "nulls": 0, "kind": "empty", "smallest": None, "largest": None}
     every = {**found, **{name: empty for name in said if name not in found}}
     return [
-        ProfileRow(run, dataset.name, name, f["sampled"], f["nulls"], f["kind"], *_edges(dataset, name, f), arrived, said.get(name, ""), at)
+        ProfileRow(
+            run,
+            dataset.name,
+            name,
+            f["sampled"],
+            f["nulls"],
+            f["kind"],
+            *_edges(dataset, name, f),
+            arrived,
+            said.get(name, ""),
+            at,
+        )
         for name, f in every.items()
     ]
 

@@ -39,7 +39,9 @@ class Measured:
         return f"{self.rule.name}: {self.value}{unit}, {self.rule.operator} {self.rule.threshold}{unit}"
 
 
-def row_violations(columns: Iterable[contracts.Column], key: Sequence[str], rules: Iterable[contracts.Rule]) -> list[Violation]:
+def row_violations(
+    columns: Iterable[contracts.Column], key: Sequence[str], rules: Iterable[contracts.Rule]
+) -> list[Violation]:
     """What the contract says of single typed rows: required, enum, bounds, and the rules that quarantine."""
     found = [violation for column in columns for violation in _column_violations(column, key)]
     for rule in rules:
@@ -99,7 +101,7 @@ def _true(condition: Column) -> Column:
 
 
 def _outside(value: Column, kind: str, name: str, limit: Any) -> Column:
-    bound = F.lit(str(limit)).cast(kind) if name.endswith(("imum",)) else None
+    bound = F.lit(str(limit)).cast(kind if name.endswith("imum") else "string")
     tests: Mapping[str, Any] = {
         "minimum": lambda: value < bound,
         "maximum": lambda: value > bound,

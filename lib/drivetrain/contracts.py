@@ -215,6 +215,19 @@ def build_order(gold: Sequence[GoldTable]) -> list[GoldTable]:
 
 
 __all__ = [
-    "Action", "Column", "Conf", "CycleError", "Dataset", "Format", "GoldTable", "META_COLUMNS", "NAME", "Options",
-    "Rule", "SCD2_COLUMNS", "Settings", "build_order", "digest",
+    "META_COLUMNS",
+    "NAME",
+    "SCD2_COLUMNS",
+    "Action",
+    "Column",
+    "Conf",
+    "CycleError",
+    "Dataset",
+    "Format",
+    "GoldTable",
+    "Options",
+    "Rule",
+    "Settings",
+    "build_order",
+    "digest",
 ]  # fmt: skip

@@ -47,7 +47,9 @@ def fit(header: Sequence[str], dataset: Dataset) -> Fit:
             lacking.append(name)
         else:
             positions[name] = index[known.lower()]
-    may_lack = {c.feed_name for c in dataset.columns if c.optional} | {s for c in dataset.columns if c.optional for s in c.sources}
+    may_lack = {c.feed_name for c in dataset.columns if c.optional} | {
+        s for c in dataset.columns if c.optional for s in c.sources
+    }
     used = set(positions.values())
     return Fit(
         positions,

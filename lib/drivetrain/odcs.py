@@ -340,7 +340,7 @@ def _column(item: Mapping[str, Any], at: Path_, found: Findings) -> Column:
     for unknown in [key for key in options if key not in BOUNDS]:
         found.add("bad-value", (*at, "logicalTypeOptions", unknown), f"{unknown} is not checked here", nearest(unknown, BOUNDS))
     _check_pattern(options.get("pattern"), (*at, "logicalTypeOptions"), found)
-    transform, sources = item.get("transformLogic"), ()
+    transform, sources = item.get("transformLogic"), tuple[str, ...]()
     if transform is not None:
         try:
             sources = tuple(sqltext.columns(str(transform)))

@@ -14,7 +14,7 @@ from sqlglot.optimizer.qualify import qualify
 DIALECT: Final = "spark"
 # Results that change from call to call make a replay differ from the run; the last ones reach outside of SQL.
 FORBIDDEN_FUNCTIONS: Final = frozenset(
-    "rand randn random uniform randstr shuffle uuid now current_timestamp current_date localtimestamp curdate"
+    "rand randn random uniform randstr shuffle uuid now current_timestamp current_date localtimestamp curdate"  # noqa: SIM905
     " current_time current_user user session_user monotonically_increasing_id spark_partition_id input_file_name"
     " reflect java_method try_reflect read_files".split()
 )
@@ -73,7 +73,7 @@ def tables(query: exp.Query) -> list[str]:
 
 
 def violation(query: str) -> str | None:
-    """The condition of ``SELECT COUNT(*) FROM {object} WHERE condition``, or None where the query says more than that."""
+    """The condition of ``SELECT COUNT(*) FROM {object} WHERE condition``; None where the query says more than that."""
     parsed = select(query)
     plain = {"kind", "expressions", "from_", "where"}
     if not isinstance(parsed, exp.Select) or any(value for key, value in parsed.args.items() if key not in plain):
