@@ -1,4 +1,4 @@
-"""The report of a run, one HTML file: ``collect`` asks the warehouse, ``render`` makes the page, ``write`` puts it there."""
+"""The report of a run, one HTML file: ``collect`` asks the warehouse, ``render`` makes the page, ``write`` saves it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import re
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta, timezone
 from functools import reduce
@@ -104,7 +105,7 @@ class GoldInfo:
 
     @property
     def query(self) -> str:
-        return f"SELECT * FROM delta.`{self.path}` LIMIT 100"
+        return f'./spark-submit.sh sql "select * from gold.{self.name} limit 100"'
 
     @property
     def late(self) -> bool:
@@ -167,12 +168,37 @@ def collect(
     if not any(ops.values()):
         fix = "run ./spark-submit.sh etl first; it fills the warehouse and writes the report"
         raise DrivetrainError(Problem("no-runs", warehouse, "there is no run to report on", fix))
+    with _quick_queries(spark):
+        return _collect(spark, conf, run, ops, problems, notes)
+
+
+@contextmanager
+def _quick_queries(spark: SparkSession) -> Iterator[None]:
+    """The queries are many, their results small: compiling and re-planning them would take longer than running them."""
+    quick = {"codegen.wholeStage": "false", "adaptive.enabled": "false", "shuffle.partitions": "1"}
+    before = {f"spark.sql.{key}": spark.conf.get(f"spark.sql.{key}") for key in quick}
+    try:
+        for key, value in quick.items():
+            spark.conf.set(f"spark.sql.{key}", value)
+        yield
+    finally:
+        for key, old in before.items():
+            spark.conf.set(key, str(old))
+
+
+def _collect(
+    spark: SparkSession, conf: Conf, run: str, ops: Mapping[str, DataFrame | None],
+    problems: Sequence[Problem], notes: Sequence[str],
+) -> Report:  # fmt: skip
+    warehouse = conf.settings.warehouse
     ledger, steps = _of_run(ops["ledger"], LedgerRow, run), _of_run(ops["steps"], Step, run)
     checks, profiles = _of_run(ops["checks"], CheckRow, run), _of_run(ops["profiles"], ProfileRow, run)
-    at = _time_of(run, [step.started for step in steps] + [row.at for row in (*ledger, *checks, *profiles)])
+    seen = [s.started for s in steps] + [c.at for c in checks] + [r.at for r in ledger] + [p.at for p in profiles]
+    at = _time_of(run, seen)
     total, kept = _quarantine(spark, warehouse, run)
     return Report(
-        company=conf.settings.company, env=conf.env, warehouse=warehouse, timezone=conf.settings.timezone, run=run, at=at,
+        company=conf.settings.company, env=conf.env, warehouse=warehouse, timezone=conf.settings.timezone,
+        run=run, at=at,
         ledger=tuple(sorted(ledger, key=lambda row: (row.dataset, row.first_load))),
         steps=tuple(sorted(steps, key=lambda step: step.started)), checks=tuple(checks),
         profiles=tuple(_masked(profile, conf.datasets.get(profile.dataset)) for profile in profiles),
@@ -231,20 +257,23 @@ def _quarantine(spark: SparkSession, warehouse: str, run: str) -> tuple[int, tup
     table = _frame(spark, f"{warehouse}/quarantine")
     if table is None:
         return 0, ()
-    place = F.concat_ws(" ", "_file", F.concat(F.lit("block "), F.nullif("_block", F.lit(0))), F.concat(F.lit("line "), "_line"))
-    example = F.struct("_load", "_file", "_block", "_line", F.left("reason", F.lit(TEXT)).alias("reason"), place.alias("place"))
+    block, line = F.concat(F.lit("block "), F.nullif("_block", F.lit(0))), F.concat(F.lit("line "), "_line")
+    place, reason = F.concat_ws(" ", "_file", block, line), F.left("reason", F.lit(TEXT))
+    example = F.struct("_load", "_file", "_block", "_line", reason.alias("reason"), place.alias("place"))
     found = table.where("state = 'open'").withColumns({"example": example, "is_new": F.col("_run") == run})
     kinds = found.rollup("dataset", "rule").agg(
         F.count("*").alias("rows"), F.count_if("is_new").alias("new"), F.min("example").alias("example"),
         F.grouping_id().alias("level"),
     )  # fmt: skip
     # the row of level 3 is the sum of all: it counts at least as many rows as any kind
-    rows = kinds.where("level <> 1").orderBy(F.desc("rows"), F.desc("level"), "dataset", "rule").limit(KINDS + 1).collect()
-    kept = [
-        KeptBack(row["dataset"], row["rule"], row["rows"], row["new"], row["example"]["reason"] or "", row["example"]["place"])
-        for row in rows if row["level"] == 0
-    ]  # fmt: skip
-    return sum(row["rows"] for row in rows if row["level"] == 3), tuple(kept)
+    ordered = kinds.where("level <> 1").orderBy(F.desc("rows"), F.desc("level"), "dataset", "rule")
+    rows = ordered.limit(KINDS + 1).collect()
+    return sum(row["rows"] for row in rows if row["level"] == 3), tuple(_kept(row) for row in rows if row["level"] == 0)
+
+
+def _kept(row: Any) -> KeptBack:
+    example = row["example"]
+    return KeptBack(row["dataset"], row["rule"], row["rows"], row["new"], example["reason"] or "", example["place"])
 
 
 def _masked(profile: ProfileRow, dataset: Dataset | None) -> ProfileRow:
@@ -257,8 +286,7 @@ def _masked(profile: ProfileRow, dataset: Dataset | None) -> ProfileRow:
     if of_feed and not any(column.classification in PERSONAL for column in of_feed):
         return profile
     values = {field.name: getattr(profile, field.name) for field in fields(profile)}
-    hide = lambda value: None if value is None else MASK  # noqa: E731
-    return ProfileRow(**{**values, "smallest": hide(profile.smallest), "largest": hide(profile.largest)})
+    return ProfileRow(**{**values, "smallest": profile.smallest and MASK, "largest": profile.largest and MASK})
 
 
 # --- gold: as it stands, in three queries over all tables ---
@@ -273,7 +301,8 @@ class _Shown:
     open: tuple[str, ...]
 
     def of_type(self, *kinds: type[DataType]) -> list[str]:
-        return [field.name for field in self.frame.schema if field.name in self.open and isinstance(field.dataType, kinds)]
+        fields_ = (field for field in self.frame.schema if field.name in self.open)
+        return [field.name for field in fields_ if isinstance(field.dataType, kinds)]
 
     @property
     def date_key(self) -> str | None:
@@ -313,19 +342,23 @@ def _gold(
             known = set(table.columns) - personal_columns(conf, table)
             shown[name] = _Shown(table, frame, tuple(column for column in frame.columns if column in known))
     facts, samples, series = _facts(shown, at), _samples(shown), _series(shown)
-    return tuple(
-        GoldInfo(
-            name=name, owner=table.owner, description=table.description, path=paths[name], sla_hours=table.freshness_hours,
-            state=_state(name, name in shown, steps, checks), built_by=_built_by(spark, paths[name]) if name in shown else "",
-            columns=tuple((f.name, f.dataType.simpleString()) for f in shown[name].frame.schema) if name in shown else (),
+
+    def info(name: str, table: GoldTable) -> GoldInfo:
+        schema = shown[name].frame.schema if name in shown else ()
+        return GoldInfo(
+            name=name, owner=table.owner, description=table.description, path=paths[name],
+            state=_state(name, name in shown, steps, checks), sla_hours=table.freshness_hours,
+            built_by=_built_by(spark, paths[name]) if name in shown else "",
+            columns=tuple((field.name, field.dataType.simpleString()) for field in schema),
             sample=samples.get(name, ()), series=series.get(name), **facts.get(name, {}),
-        )
-        for name, table in conf.gold.items()
-    )  # fmt: skip
+        )  # fmt: skip
+
+    return tuple(info(name, table) for name, table in conf.gold.items())
 
 
 def _state(name: str, there: bool, steps: Sequence[Step], checks: Sequence[CheckRow]) -> str:
-    if any(check.layer == "gold" and check.dataset == name and check.action == "stop" and not check.passed for check in checks):
+    broken = [check for check in checks if check.action == "stop" and not check.passed]
+    if any((check.layer, check.dataset) == ("gold", name) for check in broken):
         return "kept back"
     mine = [step for step in steps if step.step == "gold" and step.dataset == name]
     if any(step.failed for step in mine):
@@ -355,14 +388,13 @@ def _facts(shown: Mapping[str, _Shown], at: datetime) -> dict[str, dict[str, Any
     facts = {}
     for row in _union(ask(name, it) for name, it in shown.items()):
         age = None if row["until"] is None else max(0.0, (at.timestamp() - row["until"]) / 3600)
-        facts[row["name"]] = {
-            "rows": row["rows"], "newest": row["newest"], "newest_column": shown[row["name"]].time, "age_hours": age,
-        }  # fmt: skip
+        column = shown[row["name"]].time
+        facts[row["name"]] = {"rows": row["rows"], "newest": row["newest"], "newest_column": column, "age_hours": age}
     return facts
 
 
 def _end(it: _Shown, column: str) -> SparkColumn:
-    """Up to when a table's newest row tells: a date stands for its whole day; where all are the first, for the month."""
+    """Up to when a table's newest row tells: a date stands for its day; where all are a first, for the month."""
     newest = F.max(column)
     if not isinstance(it.frame.schema[column].dataType, DateType):
         return newest
@@ -402,9 +434,12 @@ def _series(shown: Mapping[str, _Shown]) -> dict[str, Series]:
 
 
 def _one_series(names: Sequence[str], rows: Sequence[tuple[date, Sequence[float | None]]]) -> Series:
-    finite = lambda value: value if value is not None and math.isfinite(value) else math.nan  # noqa: E731
-    sums = tuple((name, tuple(finite(values[n]) for _, values in rows)) for n, name in enumerate(names))
+    sums = tuple((name, tuple(_finite(values[n]) for _, values in rows)) for n, name in enumerate(names))
     return Series(tuple(day for day, _ in rows), sums)
+
+
+def _finite(value: float | None) -> float:
+    return value if value is not None and abs(value) < 1e300 else math.nan
 
 
 # --- the verdict, in words ---
@@ -436,7 +471,8 @@ def _published(report: Report) -> str:
 
 def _kept_tables(report: Report) -> list[str]:
     return [
-        f"{_layer(check.layer)} {check.dataset} stays as it was: {check.rule} was {_measured(check.measured)}, it {_rule(check.expected)}."
+        f"{_layer(check.layer)} {check.dataset} stays as it was: {check.rule} was {_measured(check.measured)}, "
+        f"it {_rule(check.expected)}."
         for check in report.broken
         if check.action == "stop"
     ]
@@ -464,8 +500,8 @@ def _why(report: Report) -> str:
 
 def _flags(report: Report) -> list[str]:
     flagged = [f"{check.dataset} {check.rule}" for check in report.broken if check.action != "stop"]
-    late = [f"{table.name} ({_hours(table.age_hours)}, allowed {_hours(table.sla_hours)})" for table in report.gold if table.late]
-    texts = [f"{_count(len(flagged), 'check')} that only flag did not hold: {', '.join(flagged)}."] if flagged else []
+    late = [f"{g.name} ({_hours(g.age_hours)}, allowed {_hours(g.sla_hours)})" for g in report.gold if g.late]
+    texts = [f"These checks, which only flag, did not hold: {', '.join(flagged)}."] if flagged else []
     return texts + ([f"Older than their SLA: {', '.join(late)}."] if late else [])
 
 
@@ -523,7 +559,7 @@ def _seconds(value: float) -> str:
 
 def _hours(value: float | None) -> str:
     if value is None:
-        return "–"
+        return "none"
     return f"{value * 60:.0f} min" if value < 1 else f"{value:.3g} h" if value < 72 else f"{value / 24:,.0f} days"
 
 
@@ -566,8 +602,8 @@ def _plot(height: float, draw: Callable[[Figure], None]) -> Markup:
     box = re.search(r'viewBox="[^"]*"', svg)
     svg = re.sub(r"^<svg[^>]*>", f'<svg {box[0] if box else ""} aria-hidden="true">', svg)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"(fill|stroke): #0000([a-f][0-9a-f])", lambda m: f"{m[1]}: var(--{PALETTE[int(m[2], 16) - 0xA0]})", svg)
-    return Markup(svg)  # noqa: S704
+    svg = re.sub(r"(?<=: )#0000(a[0-9a-e])", lambda m: f"var(--{PALETTE[int(m[1], 16) - 0xA0]})", svg)
+    return Markup(svg)
 
 
 def _label(text: str, limit: int = 38) -> str:
@@ -586,10 +622,7 @@ def _bars(axes: Axes, names: Sequence[str]) -> None:
 def flow_plot(report: Report) -> Markup:
     """Records in, by what became of them (upper bar), and good ones by how they were written (lower bar)."""
     names = list(dict.fromkeys(row.dataset for row in report.ledger))
-    sums = {
-        name: {part: sum(getattr(row, part) for row in report.ledger if row.dataset == name) for part in ("rows_in", *CUT, *WRITTEN)}
-        for name in names
-    }
+    sums = {name: _sums([row for row in report.ledger if row.dataset == name]) for name in names}
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -598,13 +631,17 @@ def flow_plot(report: Report) -> Markup:
             whole = max(sums[name]["rows_in"], 1)
             _stack(axes, y - 0.17, 0.34, sums[name], CUT, whole)
             _stack(axes, y + 0.19, 0.2, sums[name], WRITTEN, whole)
-            parts = [f"{_short(sums[name][part])} {part}" for part in (*CUT, *WRITTEN) if sums[name][part] and part != "good"]
+            parts = [f"{_short(sums[name][part])} {part}" for part in (*CUT[1:], *WRITTEN) if sums[name][part]]
             axes.text(101.5, y, " · ".join(parts), va="center", fontsize=7.5)
         axes.set_xlim(0, 150)
         axes.set_xticks(range(0, 101, 25), [f"{share} %" for share in range(0, 101, 25)])
         figure.legend(*_keys((*CUT, *WRITTEN)), loc="outside upper left", ncols=7, handlelength=1, columnspacing=1.4)
 
     return _plot(0.75 + 0.5 * len(names), draw)
+
+
+def _sums(rows: Sequence[LedgerRow]) -> dict[str, int]:
+    return {part: sum(getattr(row, part) for row in rows) for part in ("rows_in", *CUT, *WRITTEN)}
 
 
 def _stack(axes: Axes, y: float, height: float, values: Mapping[str, int], parts: Sequence[str], whole: int) -> None:
@@ -652,7 +689,8 @@ def step_plot(report: Report) -> Markup:
         most = max(step.seconds for step in steps) or 1.0
         for y, step in enumerate(steps):
             axes.barh(y, step.seconds, 0.66, color=COLOUR[_of_layer(step.step)])
-            axes.text(step.seconds + most / 100, y, _seconds(step.seconds) + (" failed" if step.failed else ""), va="center")
+            text = _seconds(step.seconds) + (" failed" if step.failed else "")
+            axes.text(step.seconds + most / 100, y, text, va="center")
         axes.set_xlim(0, most * 1.12)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
 
@@ -671,21 +709,22 @@ def series_plot(table: GoldInfo) -> Markup:
     down = math.ceil(len(sums) / across)
 
     def draw(figure: Figure) -> None:
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
         for n, (name, values) in enumerate(sums):
             axes = figure.add_subplot(down, 4, n // across * 4 + n % across + 1)
-            axes.plot(dates, values, color=COLOUR["gold"], lw=1.4, marker="o", ms=3.2 if len(dates) < 20 else 0)  # type: ignore[arg-type]
+            size = 3.2 if len(dates) < 20 else 0
+            axes.plot(dates, values, color=COLOUR["gold"], lw=1.4, marker="o", ms=size)  # type: ignore[arg-type]
             axes.set_title(_label(name, 24))
-            axes.set_ylim(min(0, *values), None) if any(map(math.isfinite, values)) else None
-            locator = AutoDateLocator(minticks=2, maxticks=4)
-            axes.xaxis.set_major_locator(locator)
-            axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+            there = [value for value in values if math.isfinite(value)] or [0.0]
+            low, high = min(0.0, *there), max(0.0, *there)
+            axes.set_ylim(low * 1.1, high * 1.1 or 1)
+            marks = sorted({dates[0], dates[len(dates) // 2], dates[-1]} if len(dates) > 8 else {dates[0], dates[-1]})
+            axes.set_xticks(marks, [mark.isoformat() for mark in marks])  # type: ignore[arg-type]
             axes.yaxis.set_major_formatter(lambda value, _: _short(value))
             axes.locator_params(axis="y", nbins=4)
             axes.grid(axis="y")
             axes.spines["left"].set_visible(False)
             axes.tick_params(labelsize=7, labelcolor=COLOUR["soft"])
+            axes.tick_params(axis="x", pad=6)
 
     return _plot(0.2 + 1.35 * down, draw)
 
@@ -707,7 +746,9 @@ def history_plot(report: Report) -> Markup:
     return _plot(2.6, draw)
 
 
-def _columns(axes: Axes, title: str, runs: Sequence[str], values: Mapping[str, Mapping[str, float]], parts: Sequence[str]) -> None:
+def _columns(
+    axes: Axes, title: str, runs: Sequence[str], values: Mapping[str, Mapping[str, float]], parts: Sequence[str]
+) -> None:
     base = [0.0] * len(runs)
     there = [part for part in parts if any(of_run.get(part) for of_run in values.values())]
     for part in there:
@@ -737,7 +778,9 @@ def _run_label(run: str) -> str:
 def render(report: Report) -> str:
     """The whole page, with nothing that it would have to fetch."""
     zone = ZoneInfo(report.timezone)
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=_clean)
+    page = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=_clean
+    )  # fmt: skip
     page.filters |= {
         "n": _number, "b": _bytes, "s": _seconds, "h": _hours, "m": _measured, "rule": _rule,
         "t": lambda moment: moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S"),
@@ -753,18 +796,20 @@ def _clean(value: Any) -> Any:
 
 
 def _plots(report: Report) -> dict[str, Any]:
-    runs = {item.run for item in (*report.history, *report.step_history)}
+    runs = {total.run for total in report.history} | {item.run for item in report.step_history}
+    dated = [table for table in report.gold if table.series and len(table.series.dates) > 1]
     return {
         "flow": flow_plot(report) if report.ledger else None,
         "quarantine": quarantine_plot(report) if report.quarantine else None,
         "steps": step_plot(report) if report.steps else None,
         "history": history_plot(report) if len(runs) > 1 else None,
-        "series": {table.name: series_plot(table) for table in report.gold if table.series and len(table.series.dates) > 1},
+        "series": {table.name: series_plot(table) for table in dated},
     }
 
 
-def write(report: Report, folder: Path) -> Path:
-    """Put the page to <folder>/<run>.html, and to latest.html unless a newer run has one. Readers see old or new, never half."""
+def write(report: Report, conf: Conf) -> Path:
+    """Put the page into the warehouse's reports, whole or not at all; also as latest.html, if no run is newer."""
+    folder = Path(conf.settings.warehouse, "reports")
     page = render(report).encode("utf-8", "replace")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', report.run)}.html"
