@@ -12,22 +12,29 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.testing import assertDataFrameEqual
-
 from drivetrain import conf as reader
-from drivetrain import job
 from drivetrain.pipeline import Outcome, Pipeline
 from drivetrain.progress import Progress
+from pyspark.testing import assertDataFrameEqual
 
 pytestmark = pytest.mark.spark
 
 ROOT = Path(__file__).resolve().parents[1]
 FEEDS = ["accounts", "cluster_use", "leads", "orders", "procurement", "reviews", "service_events", "stock"]
 RULES = {  # the rule that each kind of bad record breaks first
-    "missing_field": "shape", "extra_field": "shape", "malformed_json": "shape", "invalid_utf8": "encoding",
-    "nul_byte": "nul_byte", "text_in_number": "type", "number_too_large": "type", "impossible_date": "type",
-    "negative_quantity": "bounds", "unknown_location": "known_location", "wrong_enum": "enum", "missing_key": "required",
-}  # fmt: skip
+    "missing_field": "shape",
+    "extra_field": "shape",
+    "malformed_json": "shape",
+    "invalid_utf8": "encoding",
+    "nul_byte": "nul_byte",
+    "text_in_number": "type",
+    "number_too_large": "type",
+    "impossible_date": "type",
+    "negative_quantity": "bounds",
+    "unknown_location": "known_location",
+    "wrong_enum": "enum",
+    "missing_key": "required",
+}
 
 
 def _acme() -> Any:
@@ -55,7 +62,9 @@ def grown(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Grown:
     sets = [f"landing={home / 'landing'}", f"warehouse={home / 'warehouse'}"]
     made = Grown({}, {}, {}, None)  # type: ignore[arg-type]
     for days, from_day in ((3, 0), (4, 3)):
-        made.truths[days] = acme.make_feeds(home / "landing", days=days, order_lines=500 * days, from_day=from_day, **shares)
+        made.truths[days] = acme.make_feeds(
+            home / "landing", days=days, order_lines=500 * days, from_day=from_day, **shares
+        )
         for name in FEEDS:  # the next day overwrites the truth, so keep it
             path = home / "landing" / "_truth" / "silver" / f"{name}.parquet"
             (home / f"truth{days}").mkdir(exist_ok=True)
@@ -82,13 +91,22 @@ def test_every_kind_of_bad_record_is_there(grown: Grown) -> None:
 def test_ledger_is_the_makers_count(grown: Grown, name: str) -> None:
     """The first run against three days, both runs together against four."""
     for days, runs in ((3, (3,)), (4, (3, 4))):
-        truth, rows = grown.truths[days].feeds[name], [r for d in runs for r in grown.outcomes[d].ledger if r.dataset == name]
-        found = {key: sum(getattr(row, key) for row in rows) for key in ("files", "rows_in", "good", "duplicate", "quarantined")}
+        truth, rows = (
+            grown.truths[days].feeds[name],
+            [r for d in runs for r in grown.outcomes[d].ledger if r.dataset == name],
+        )
+        found = {
+            key: sum(getattr(row, key) for row in rows)
+            for key in ("files", "rows_in", "good", "duplicate", "quarantined")
+        }
         total = truth.total
         assert found == {
-            "files": len(truth.files), "rows_in": total.records, "good": total.good, "duplicate": total.repeats,
+            "files": len(truth.files),
+            "rows_in": total.records,
+            "good": total.good,
+            "duplicate": total.repeats,
             "quarantined": sum(total.bad.values()),
-        }, f"after {days} days"  # fmt: skip
+        }, f"after {days} days"
         assert len(rows) == len(runs)
 
 
@@ -120,12 +138,19 @@ def _frame(spark: Any, table: pa.Table, schema: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("daily_sales", ["day", "location", "model"]), ("lead_conversion", ["campaign"]), ("complaint_topics", ["model", "topic"])]
+    ("name", "key"),
+    [
+        ("daily_sales", ["day", "location", "model"]),
+        ("lead_conversion", ["campaign"]),
+        ("complaint_topics", ["model", "topic"]),
+    ],
 )
 def test_gold_is_the_truth(spark: Any, grown: Grown, name: str, key: list[str]) -> None:
     truth = grown.truths[4].table("gold", name)
     gold = grown.pipeline.table("gold", name).read().select(*truth.column_names)
-    assertDataFrameEqual(gold.orderBy(*key), _frame(spark, truth, gold.schema).orderBy(*key), checkRowOrder=True, rtol=0, atol=0)
+    assertDataFrameEqual(
+        gold.orderBy(*key), _frame(spark, truth, gold.schema).orderBy(*key), checkRowOrder=True, rtol=0, atol=0
+    )
 
 
 def test_a_run_with_nothing_new_does_nothing(spark: Any, grown: Grown) -> None:

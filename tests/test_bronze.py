@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from drivetrain import bronze
 from drivetrain.landing import Landed
 from drivetrain.ops import now
@@ -19,7 +18,10 @@ def landed(name: str, header: tuple[str, ...] = ("id",)) -> Landed:
 
 def test_bronze_rows(spark: Any) -> None:
     load = bronze.Load(3, "run", now())
-    records = spark.createDataFrame([("raw", None, "f", 0, 2, "L1")], "raw string, raw_bytes binary, _file string, _block bigint, _line bigint, _layout string")
+    records = spark.createDataFrame(
+        [("raw", None, "f", 0, 2, "L1")],
+        "raw string, raw_bytes binary, _file string, _block bigint, _line bigint, _layout string",
+    )
     files = [landed("f"), landed("ä g.csv", ("a", "b"))]
     log = bronze.log_records(records, load).unionByName(bronze.log_files(spark, files, load))
     assert log.columns == [part.split()[0] for part in bronze.SCHEMA.split(",")]

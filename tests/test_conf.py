@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from drivetrain import conf as reader
 from drivetrain.errors import ConfError, Problem
 
@@ -42,9 +41,13 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 def plain(**changes: str | None) -> dict[str, str]:
     files: dict[str, str | None] = {
-        "base.yaml": BASE, "local.yaml": "", "datasets/orders.yaml": DATASET.format(name="orders"),
-        "gold/sales.sql": SALES, "gold/sales.yaml": SALES_YAML, **changes,
-    }  # fmt: skip
+        "base.yaml": BASE,
+        "local.yaml": "",
+        "datasets/orders.yaml": DATASET.format(name="orders"),
+        "gold/sales.sql": SALES,
+        "gold/sales.yaml": SALES_YAML,
+        **changes,
+    }
     return {name: text for name, text in files.items() if text is not None}
 
 
@@ -55,22 +58,47 @@ def problems_of(folder: Path, files: dict[str, str], **given: Any) -> list[Probl
 
 
 def test_a_whole_folder(tmp_path: Path) -> None:
-    gold = {"gold/best.sql": "-- the best\nSELECT MAX(units) AS units FROM sales;\n", "gold/best.yaml": "owner: me\nkey: [units]\n"}
-    conf = reader.load(write(tmp_path, plain(**gold)), "local", environ={}, sets=["sample_rows=7", "spark.spark.x.y=true"])
+    gold = {
+        "gold/best.sql": "-- the best\nSELECT MAX(units) AS units FROM sales;\n",
+        "gold/best.yaml": "owner: me\nkey: [units]\n",
+    }
+    conf = reader.load(
+        write(tmp_path, plain(**gold)), "local", environ={}, sets=["sample_rows=7", "spark.spark.x.y=true"]
+    )
     settings = conf.settings
-    assert (settings.company, settings.timezone, settings.sample_rows, settings.spark) == ("Shop", "UTC", 7, {"spark.x.y": "True"})
+    assert (settings.company, settings.timezone, settings.sample_rows, settings.spark) == (
+        "Shop",
+        "UTC",
+        7,
+        {"spark.x.y": "True"},
+    )
     assert (settings.landing, settings.warehouse) == (str(tmp_path / "landing"), str(tmp_path / "warehouse"))
-    assert (settings.settle_seconds, settings.max_record_bytes, settings.unified_table, settings.make_feeds) == (0, 16 << 20, "raw_unified_data", None)
+    assert (settings.settle_seconds, settings.max_record_bytes, settings.unified_table, settings.make_feeds) == (
+        0,
+        16 << 20,
+        "raw_unified_data",
+        None,
+    )
     assert conf.datasets["orders"].path == str(tmp_path / "landing" / "orders")
     assert list(conf.gold) == ["sales", "best"], "what is read stands before what reads it"
     sales = conf.gold["sales"]
-    assert (sales.sql, sales.inputs, sales.columns, sales.key, sales.freshness_hours) == (SALES, ("orders",), ("day", "units"), ("day",), 1.5)
+    assert (sales.sql, sales.inputs, sales.columns, sales.key, sales.freshness_hours) == (
+        SALES,
+        ("orders",),
+        ("day", "units"),
+        ("day",),
+        1.5,
+    )
     assert dict(sales.lineage) == {"day": (("orders", "day"),), "units": (("orders", "qty"),)}
     assert dict(conf.gold["best"].lineage) == {"units": (("sales", "units"),)}
 
 
 def test_a_scheme_is_left_alone(tmp_path: Path) -> None:
-    conf = reader.load(write(tmp_path, plain(**{"base.yaml": BASE.replace("landing: landing", "landing: hdfs://n/landing")})), "local", environ={})
+    conf = reader.load(
+        write(tmp_path, plain(**{"base.yaml": BASE.replace("landing: landing", "landing: hdfs://n/landing")})),
+        "local",
+        environ={},
+    )
     assert conf.settings.landing == "hdfs://n/landing"
     assert conf.datasets["orders"].path == "hdfs://n/landing/orders"
 
@@ -90,11 +118,26 @@ ONE = {
     "settings: unknown key": ({"base.yaml": BASE + "timezoen: UTC\n"}, "settings", "base.yaml:4", "'timezone'"),
     "settings: missing key": ({"base.yaml": "company: x\nlanding: y\n"}, "settings", "base.yaml:1", "Settings"),
     "settings: bad value": ({"base.yaml": BASE + "sample_rows: many\n"}, "settings", "base.yaml:4", "Settings"),
-    "settings: time zone": ({"base.yaml": BASE + "timezone: Europe/Berlni\n"}, "timezone", "base.yaml:4", "'Europe/Berlin'"),
+    "settings: time zone": (
+        {"base.yaml": BASE + "timezone: Europe/Berlni\n"},
+        "timezone",
+        "base.yaml:4",
+        "'Europe/Berlin'",
+    ),
     "settings: over the top": ({"local.yaml": "\nwarehuose: x\n"}, "settings", "local.yaml:2", "'warehouse'"),
-    "settings: in a block": ({"base.yaml": BASE + "make_feeds:\n  days: 3\n  orders: 3\n  order_lines: 2\n"}, "settings", "base.yaml:6", "'order_lines'"),
+    "settings: in a block": (
+        {"base.yaml": BASE + "make_feeds:\n  days: 3\n  orders: 3\n  order_lines: 2\n"},
+        "settings",
+        "base.yaml:6",
+        "'order_lines'",
+    ),
     "settings: table name": ({"base.yaml": BASE + "unified_table: x;drop\n"}, "settings", "base.yaml:4", "Settings"),
-    "duplicate key": ({"datasets/orders.yaml": DATASET.format(name="orders") + "status: active\n"}, "yaml-duplicate-key", "orders.yaml:16", "one"),
+    "duplicate key": (
+        {"datasets/orders.yaml": DATASET.format(name="orders") + "status: active\n"},
+        "yaml-duplicate-key",
+        "orders.yaml:16",
+        "one",
+    ),
     "no YAML": ({"datasets/orders.yaml": "a: [1\n"}, "yaml-syntax", "orders.yaml:2", ""),
     "not a mapping": ({"datasets/orders.yaml": "- 1\n"}, "odcs", "orders.yaml:1", ""),
     "an empty file": ({"datasets/orders.yaml": ""}, "odcs", "orders.yaml:1", ""),
@@ -102,28 +145,87 @@ ONE = {
     "gold without YAML": ({"gold/sales.yaml": None}, "gold-pair", "gold/sales.sql", "gold/sales.yaml"),
     "gold without SQL": ({"gold/sales.sql": None}, "gold-pair", "gold/sales.yaml", "gold/sales.sql"),
     "gold: unknown table": ({"gold/sales.sql": "SELECT day FROM oders"}, "unknown-table", "sales.sql:1", "'orders'"),
-    "gold: unknown column": ({"gold/sales.sql": "SELECT day, SUM(qyt) AS units FROM orders GROUP BY day"}, "unknown-column", "sales.sql:1", "'qty'"),
+    "gold: unknown column": (
+        {"gold/sales.sql": "SELECT day, SUM(qyt) AS units FROM orders GROUP BY day"},
+        "unknown-column",
+        "sales.sql:1",
+        "'qty'",
+    ),
     "gold: no query": ({"gold/sales.sql": "DROP TABLE orders"}, "sql", "sales.sql:1", "SELECT"),
     "gold: bad SQL": ({"gold/sales.sql": "SELECT day\nFROM orders\nWHERE (qty > 1"}, "sql", "sales.sql:3", "SELECT"),
     "gold: a path": ({"gold/sales.sql": "SELECT * FROM parquet.`/etc`"}, "sql", "sales.sql:1", "SELECT"),
     "gold: now": ({"gold/sales.sql": "SELECT current_date() AS day FROM orders"}, "sql", "sales.sql:1", "SELECT"),
-    "gold: a dataset's name": ({"gold/orders.sql": "SELECT 1 AS day", "gold/orders.yaml": "owner: me\nkey: [day]\n"}, "name", "orders.yaml:1", "another"),
-    "gold: a check's number": ({"gold/sales.yaml": SALES_YAML + "checks:\n  - {name: c, metric: rowCount, mustBeBetween: 3}\n"}, "odcs", "sales.yaml:5", "standard"),
-    "gold: column name": ({"gold/sales.sql": "SELECT day, SUM(qty) FROM orders GROUP BY day"}, "name", "sales.sql:1", "a-z"),
-    "gold: key": ({"gold/sales.yaml": "owner: me\nkey:\n  - day\n  - unit\n"}, "unknown-column", "sales.yaml:4", "'units'"),
-    "gold: unknown key": ({"gold/sales.yaml": SALES_YAML + "desription: x\n"}, "unknown-key", "sales.yaml:4", "'description'"),
-    "gold: unknown key inside": ({"gold/sales.yaml": "owner: me\nkey: [day]\nsla:\n  freshnes: 1h\n"}, "unknown-key", "sales.yaml:4", "'freshness'"),
+    "gold: a dataset's name": (
+        {"gold/orders.sql": "SELECT 1 AS day", "gold/orders.yaml": "owner: me\nkey: [day]\n"},
+        "name",
+        "orders.yaml:1",
+        "another",
+    ),
+    "gold: a check's number": (
+        {"gold/sales.yaml": SALES_YAML + "checks:\n  - {name: c, metric: rowCount, mustBeBetween: 3}\n"},
+        "odcs",
+        "sales.yaml:5",
+        "standard",
+    ),
+    "gold: column name": (
+        {"gold/sales.sql": "SELECT day, SUM(qty) FROM orders GROUP BY day"},
+        "name",
+        "sales.sql:1",
+        "a-z",
+    ),
+    "gold: key": (
+        {"gold/sales.yaml": "owner: me\nkey:\n  - day\n  - unit\n"},
+        "unknown-column",
+        "sales.yaml:4",
+        "'units'",
+    ),
+    "gold: unknown key": (
+        {"gold/sales.yaml": SALES_YAML + "desription: x\n"},
+        "unknown-key",
+        "sales.yaml:4",
+        "'description'",
+    ),
+    "gold: unknown key inside": (
+        {"gold/sales.yaml": "owner: me\nkey: [day]\nsla:\n  freshnes: 1h\n"},
+        "unknown-key",
+        "sales.yaml:4",
+        "'freshness'",
+    ),
     "gold: no owner": ({"gold/sales.yaml": "key: [day]\n"}, "missing-key", "sales.yaml:1", "owner"),
-    "gold: SLA": ({"gold/sales.yaml": "owner: me\nkey: [day]\nsla: {freshness: soon}\n"}, "bad-value", "sales.yaml:3", ""),
-    "gold: check": ({"gold/sales.yaml": SALES_YAML + 'checks:\n  - {name: c, type: sql, query: "SELECT COUNT(*) FROM {object} WHERE x < 0", mustBe: 0}\n'},
-                    "sql", "sales.yaml:5", "WHERE"),
+    "gold: SLA": (
+        {"gold/sales.yaml": "owner: me\nkey: [day]\nsla: {freshness: soon}\n"},
+        "bad-value",
+        "sales.yaml:3",
+        "",
+    ),
+    "gold: check": (
+        {
+            "gold/sales.yaml": SALES_YAML
+            + 'checks:\n  - {name: c, type: sql, query: "SELECT COUNT(*) FROM {object} WHERE x < 0", mustBe: 0}\n'
+        },
+        "sql",
+        "sales.yaml:5",
+        "WHERE",
+    ),
     "gold: check is no mapping": ({"gold/sales.yaml": SALES_YAML + "checks: [x]\n"}, "bad-value", "sales.yaml:4", ""),
-    "gold: a check's unknown key": ({"gold/sales.yaml": SALES_YAML + "checks:\n  - {name: c, metric: rowCount, mustbe: 0}\n"}, "unknown-key", "sales.yaml:5", "'mustBe'"),
+    "gold: a check's unknown key": (
+        {"gold/sales.yaml": SALES_YAML + "checks:\n  - {name: c, metric: rowCount, mustbe: 0}\n"},
+        "unknown-key",
+        "sales.yaml:5",
+        "'mustBe'",
+    ),
     "gold: a table that reads itself, and one that reads it": (
-        {"gold/sales.sql": "SELECT day, 1 AS units FROM sales", "gold/x.sql": "SELECT * FROM sales", "gold/x.yaml": "owner: me\nkey: [day]\n"},
-        "gold-cycle", "sales.sql", "ring"),
+        {
+            "gold/sales.sql": "SELECT day, 1 AS units FROM sales",
+            "gold/x.sql": "SELECT * FROM sales",
+            "gold/x.yaml": "owner: me\nkey: [day]\n",
+        },
+        "gold-cycle",
+        "sales.sql",
+        "ring",
+    ),
     "gold: itself": ({"gold/sales.sql": "SELECT day, 1 AS units FROM sales"}, "gold-cycle", "sales.sql", "ring"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", ONE)
@@ -133,22 +235,22 @@ def test_one_mistake(tmp_path: Path, case: str) -> None:
     mine = [problem for problem in found if problem.code == code]
     assert len(mine) == 1 and mine[0].where.endswith(where) and fix in mine[0].fix and mine[0].fix, found
     # The standard has its own words for a rule without a known operator.
-    assert len(found) == 1 or (case == "gold: a check's unknown key" and {problem.where for problem in found} == {mine[0].where}), found
+    assert len(found) == 1 or (
+        case == "gold: a check's unknown key" and {problem.where for problem in found} == {mine[0].where}
+    ), found
 
 
 def test_everything_at_once(tmp_path: Path) -> None:
     """A folder in which nearly everything is wrong: one error, a problem for each mistake, each at its line."""
-    orders = (
-        DATASET.format(name="orders")
-        .replace("status: active", "statos: active")
-    )  # fmt: skip
+    orders = DATASET.format(name="orders").replace("status: active", "statos: active")
     stock = (
         DATASET.format(name="stock")
         .replace("/stock", "/../stock")
         .replace("{name: qty, logicalType: integer}", "{name: x;drop, logicalType: integer, physicalType: varchar(9)}")
         .replace("value: day}", "value: dya}")
         + "  - {property: evolutoin, value: keep}\n"
-        + "  - {property: spark, value: {spark.driver.extraJavaOptions: -X, spark.jars: x.jar, spark.redaction.regex: x}}\n"
+        + "  - {property: spark, value: {spark.driver.extraJavaOptions: -X, spark.jars: x.jar,"
+        + " spark.redaction.regex: x}}\n"
     )
     leads = DATASET.format(name="leads").replace(
         "      - {name: day, logicalType: date}\n",
@@ -157,16 +259,24 @@ def test_everything_at_once(tmp_path: Path) -> None:
         '          - {name: b, type: sql, query: "DROP TABLE {object}", mustBe: 0}\n'
         "          - {metric: duplicateValues, arguments: {properties: [idd]}, mustBe: 0}\n",
     )
-    files = plain(**{
-        "base.yaml": BASE + "sample_row: 3\nspark:\n  spark.x: 1\n",
-        "datasets/orders.yaml": orders, "datasets/stock.yaml": stock, "datasets/leads.yaml": leads,
-        "datasets/twice.yaml": DATASET.format(name="twice") + "id: again\n",
-        "gold/lonely.sql": "SELECT 1 AS x",
-        "gold/a.sql": "SELECT * FROM b", "gold/a.yaml": "owner: me\nkey: [x]\n",
-        "gold/b.sql": "SELECT * FROM a", "gold/b.yaml": "owner: me\nkey: [x]\n",
-        "gold/bad.sql": "SELECT\n  (day\nFROM orders", "gold/bad.yaml": "owner: me\nkey: [day]\n",
-        "gold/rnd.sql": "SELECT rand() AS day FROM orders", "gold/rnd.yaml": "owner: me\nkey: [day]\n",
-    })  # fmt: skip
+    files = plain(
+        **{
+            "base.yaml": BASE + "sample_row: 3\nspark:\n  spark.x: 1\n",
+            "datasets/orders.yaml": orders,
+            "datasets/stock.yaml": stock,
+            "datasets/leads.yaml": leads,
+            "datasets/twice.yaml": DATASET.format(name="twice") + "id: again\n",
+            "gold/lonely.sql": "SELECT 1 AS x",
+            "gold/a.sql": "SELECT * FROM b",
+            "gold/a.yaml": "owner: me\nkey: [x]\n",
+            "gold/b.sql": "SELECT * FROM a",
+            "gold/b.yaml": "owner: me\nkey: [x]\n",
+            "gold/bad.sql": "SELECT\n  (day\nFROM orders",
+            "gold/bad.yaml": "owner: me\nkey: [day]\n",
+            "gold/rnd.sql": "SELECT rand() AS day FROM orders",
+            "gold/rnd.yaml": "owner: me\nkey: [day]\n",
+        }
+    )
     found = problems_of(tmp_path, files)
     shown = {(problem.code, "/".join(Path(problem.where).parts[-2:])): problem for problem in found}
     expected = {
@@ -193,7 +303,9 @@ def test_everything_at_once(tmp_path: Path) -> None:
     for place, fix in expected.items():
         assert place not in shown or fix in shown[place].fix
     spark = [problem.what for problem in found if problem.code == "spark-key"]
-    assert len(spark) == 3 and all(any(key in what for what in spark) for key in ("extraJavaOptions", "jars", "redaction"))
+    assert len(spark) == 3 and all(
+        any(key in what for what in spark) for key in ("extraJavaOptions", "jars", "redaction")
+    )
     assert len(str(ConfError(*found)).splitlines()) == 2 * len(found), "each has a line, and a line of advice"
 
 
@@ -209,4 +321,6 @@ def test_the_projects_own_conf() -> None:
     assert len(conf.datasets) == 8
     names = list(conf.gold)
     assert len(names) == 7 and names.index("daily_sales") < names.index("stock_cover")
-    assert conf.datasets["reviews"].options.multi_line and conf.datasets["procurement"].options.encoding == "windows-1252"
+    assert (
+        conf.datasets["reviews"].options.multi_line and conf.datasets["procurement"].options.encoding == "windows-1252"
+    )

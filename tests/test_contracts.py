@@ -1,4 +1,4 @@
-"""The frozen models: what follows from a contract, and when its fingerprint moves. Holds the makers that other tests use."""
+"""The frozen models: what follows from a contract, and when its fingerprint moves. Other tests use the makers here."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from drivetrain.contracts import Column, CycleError, Dataset, GoldTable, Options, Rule, build_order, digest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from drivetrain.contracts import Column, CycleError, Dataset, GoldTable, Options, Rule, build_order, digest
 
 TYPES = {"id": "string", "at": "bigint", "value": "string"}
 
@@ -22,27 +21,55 @@ def make_column(name: str, kind: str = "string", **changes: Any) -> Column:
 def make_dataset(*columns: Column, **changes: Any) -> Dataset:
     """A CSV feed keyed by id and ordered by at, but for what ``changes`` say."""
     plain = {
-        "name": "feed", "version": "1.0.0", "title": "Feed", "owner": "me", "path": "/nowhere", "format": "csv", "files": "*",
-        "options": Options(), "columns": columns or tuple(make_column(name, kind) for name, kind in TYPES.items()),
-        "key": ("id",), "identity": ("id", "at"), "sequence": "at", "event_time": None, "history": "latest",
-        "evolution": "keep", "unify": False, "spark": (), "rules": (), "freshness_hours": None, "latency_hours": None,
+        "name": "feed",
+        "version": "1.0.0",
+        "title": "Feed",
+        "owner": "me",
+        "path": "/nowhere",
+        "format": "csv",
+        "files": "*",
+        "options": Options(),
+        "columns": columns or tuple(make_column(name, kind) for name, kind in TYPES.items()),
+        "key": ("id",),
+        "identity": ("id", "at"),
+        "sequence": "at",
+        "event_time": None,
+        "history": "latest",
+        "evolution": "keep",
+        "unify": False,
+        "spark": (),
+        "rules": (),
+        "freshness_hours": None,
+        "latency_hours": None,
         "where": "conf/datasets/feed.yaml:1",
-    }  # fmt: skip
+    }
     return Dataset(**{**plain, **changes})
 
 
 def make_gold(name: str, *inputs: str, **changes: Any) -> GoldTable:
     plain = {
-        "sql": "SELECT 1", "inputs": inputs, "columns": ("id",), "description": "", "owner": "me", "key": ("id",), "rules": (),
-        "freshness_hours": None, "lineage": (), "where": f"conf/gold/{name}.sql:1",
-    }  # fmt: skip
+        "sql": "SELECT 1",
+        "inputs": inputs,
+        "columns": ("id",),
+        "description": "",
+        "owner": "me",
+        "key": ("id",),
+        "rules": (),
+        "freshness_hours": None,
+        "lineage": (),
+        "where": f"conf/gold/{name}.sql:1",
+    }
     return GoldTable(**{"name": name, **plain, **changes})
 
 
 COMPARED = {
-    "mustBe": operator.eq, "mustNotBe": operator.ne, "mustBeGreaterThan": operator.gt, "mustBeGreaterOrEqualTo": operator.ge,
-    "mustBeLessThan": operator.lt, "mustBeLessOrEqualTo": operator.le,
-}  # fmt: skip
+    "mustBe": operator.eq,
+    "mustNotBe": operator.ne,
+    "mustBeGreaterThan": operator.gt,
+    "mustBeGreaterOrEqualTo": operator.ge,
+    "mustBeLessThan": operator.lt,
+    "mustBeLessOrEqualTo": operator.le,
+}
 NUMBERS = st.integers(-5, 5) | st.floats(-5, 5)
 
 
@@ -65,43 +92,81 @@ def test_what_was_not_measured_does_not_pass(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "by_row"),
-    [({"metric": "nullValues"}, True), ({"metric": "missingValues"}, True), ({"metric": "invalidValues"}, True),
-     ({"metric": "rowCount"}, False), ({"metric": "duplicateValues"}, False), ({"predicate": "a < 0"}, True), ({"query": "SELECT 1"}, False)],
-)  # fmt: skip
+    [
+        ({"metric": "nullValues"}, True),
+        ({"metric": "missingValues"}, True),
+        ({"metric": "invalidValues"}, True),
+        ({"metric": "rowCount"}, False),
+        ({"metric": "duplicateValues"}, False),
+        ({"predicate": "a < 0"}, True),
+        ({"query": "SELECT 1"}, False),
+    ],
+)
 def test_which_rules_judge_rows(rule: dict[str, Any], by_row: bool) -> None:
     assert Rule("r", "flag", "mustBe", 0, **rule).by_row is by_row
 
 
 def test_feed_columns_are_the_feeds_own_each_once() -> None:
     columns = (
-        make_column("id", feed_name="ID"), make_column("day", "date", transform="to_date(substr(_file, 8, 8))", sources=("_file",)),
-        make_column("sum", "double", transform="NET + TAX", sources=("NET", "TAX")), make_column("net", feed_name="NET"),
-    )  # fmt: skip
+        make_column("id", feed_name="ID"),
+        make_column("day", "date", transform="to_date(substr(_file, 8, 8))", sources=("_file",)),
+        make_column("sum", "double", transform="NET + TAX", sources=("NET", "TAX")),
+        make_column("net", feed_name="NET"),
+    )
     assert make_dataset(*columns).feed_columns == ("ID", "NET", "TAX")
 
 
 def test_silver_types_of_each_history() -> None:
-    own = {"id": "string", "at": "bigint", "value": "string", "_file": "string", "_block": "bigint", "_line": "bigint", "_load": "bigint"}
+    own = {
+        "id": "string",
+        "at": "bigint",
+        "value": "string",
+        "_file": "string",
+        "_block": "bigint",
+        "_line": "bigint",
+        "_load": "bigint",
+    }
     assert make_dataset().silver_types == own
     kept = {"valid_from": "bigint", "valid_to": "bigint", "is_current": "boolean"}
     assert make_dataset(history="scd2").silver_types == own | kept
 
 
-@pytest.mark.parametrize("change", [{"title": "x"}, {"owner": "x"}, {"path": "/x"}, {"where": "x"}, {"spark": (("k", "v"),)},
-                                    {"freshness_hours": 1.0}, {"latency_hours": 1.0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"title": "x"},
+        {"owner": "x"},
+        {"path": "/x"},
+        {"where": "x"},
+        {"spark": (("k", "v"),)},
+        {"freshness_hours": 1.0},
+        {"latency_hours": 1.0},
+    ],
+)
 def test_fingerprint_ignores_what_does_not_change_rows(change: dict[str, Any]) -> None:
     assert replace(make_dataset(), **change).fingerprint == make_dataset().fingerprint
 
 
-@pytest.mark.parametrize("change", [{"format": "json"}, {"options": Options(delimiter=";")}, {"key": ("id", "at")}, {"history": "append"},
-                                    {"rules": (Rule("r", "flag", "mustBe", 0, metric="rowCount"),)}, {"evolution": "add"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "json"},
+        {"options": Options(delimiter=";")},
+        {"key": ("id", "at")},
+        {"history": "append"},
+        {"rules": (Rule("r", "flag", "mustBe", 0, metric="rowCount"),)},
+        {"evolution": "add"},
+    ],
+)
 def test_fingerprint_follows_what_changes_rows(change: dict[str, Any]) -> None:
     assert replace(make_dataset(), **change).fingerprint != make_dataset().fingerprint
 
 
 def test_gold_fingerprint_follows_query_key_and_checks() -> None:
     table, rule = make_gold("g", "a"), Rule("r", "stop", "mustBe", 0, predicate="id < 0")
-    others = [make_gold("g", "a", **change) for change in ({"sql": "SELECT 2"}, {"key": ("id", "x")}, {"rules": (rule,)})]
+    others = [
+        make_gold("g", "a", **change) for change in ({"sql": "SELECT 2"}, {"key": ("id", "x")}, {"rules": (rule,)})
+    ]
     assert len({table.fingerprint, *(other.fingerprint for other in others)}) == 4
     assert make_gold("g", "a", description="x", owner="x", freshness_hours=2.0).fingerprint == table.fingerprint
 
@@ -117,7 +182,9 @@ def test_build_order_has_inputs_first(order: list[int], edges: set[tuple[int, in
     reads = {f"t{i}": [f"t{a}" for b, a in edges if b == i and a < i] + ["orders"] for i in range(6)}
     built = [table.name for table in build_order([make_gold(f"t{i}", *reads[f"t{i}"]) for i in order])]
     assert sorted(built) == sorted(reads)
-    assert all(built.index(name) < built.index(table) for table, names in reads.items() for name in names if name != "orders")
+    assert all(
+        built.index(name) < built.index(table) for table, names in reads.items() for name in names if name != "orders"
+    )
 
 
 def test_a_ring_is_named() -> None:

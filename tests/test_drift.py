@@ -6,19 +6,23 @@ import re
 from typing import Any
 
 import pytest
+from drivetrain.contracts import NAME
+from drivetrain.drift import column_name, fit, new_columns
 from hypothesis import given
 from hypothesis import strategies as st
 from test_contracts import make_column, make_dataset
 
-from drivetrain.contracts import NAME
-from drivetrain.drift import column_name, fit, new_columns
-
 WANTED = ("ORDER_ID", "Line", "Straße", "qty", "note")
 DATASET = make_dataset(
-    make_column("order_id", feed_name="ORDER_ID"), make_column("line", feed_name="Line", aliases=("position", "pos")),
-    make_column("street", feed_name="Straße"), make_column("qty"), make_column("note", optional=True),
-    key=("order_id",), identity=("order_id",), sequence=None,
-)  # fmt: skip
+    make_column("order_id", feed_name="ORDER_ID"),
+    make_column("line", feed_name="Line", aliases=("position", "pos")),
+    make_column("street", feed_name="Straße"),
+    make_column("qty"),
+    make_column("note", optional=True),
+    key=("order_id",),
+    identity=("order_id",),
+    sequence=None,
+)
 CASES = st.sampled_from([str, str.upper, str.lower, str.title])
 
 
@@ -87,7 +91,9 @@ def test_column_names_are_names(text: str) -> None:
     assert NAME.fullmatch(column_name(text))
 
 
-@pytest.mark.parametrize(("feed", "name"), [("Order ID", "order_id"), ("2nd", "c_2nd"), ("__x__", "x"), ("a#2", "a_2"), ("x" * 80, "x" * 63)])
+@pytest.mark.parametrize(
+    ("feed", "name"), [("Order ID", "order_id"), ("2nd", "c_2nd"), ("__x__", "x"), ("a#2", "a_2"), ("x" * 80, "x" * 63)]
+)
 def test_column_names(feed: str, name: str) -> None:
     assert column_name(feed) == name
 

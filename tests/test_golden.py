@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from drivetrain import conf as reader
 from drivetrain.pipeline import Outcome, Pipeline
 from drivetrain.progress import Progress
@@ -53,7 +52,9 @@ def shown(value: Any) -> str:
         return ""
     if isinstance(value, datetime):
         return value.astimezone(timezone.utc).replace(tzinfo=None).isoformat()
-    return value.isoformat() if isinstance(value, date) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        value.isoformat() if isinstance(value, date) else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def found(rows: Any, header: list[str]) -> list[tuple[str, ...]]:
@@ -100,7 +101,11 @@ def test_ledger(ran: tuple[Pipeline, list[Outcome]], case: str) -> None:
     assert all(row.adds_up for row in told)
 
 
-GOLD = [(case, path.stem.removeprefix("gold_")) for case in CASES for path in sorted((GOLDEN / case / "expected").glob("gold_*.csv"))]
+GOLD = [
+    (case, path.stem.removeprefix("gold_"))
+    for case in CASES
+    for path in sorted((GOLDEN / case / "expected").glob("gold_*.csv"))
+]
 
 
 @pytest.mark.parametrize(("case", "name"), GOLD)

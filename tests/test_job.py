@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_plan import conf_of
-
 from drivetrain import job
 from drivetrain.contracts import Conf
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.pipeline import Outcome
+from test_plan import conf_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,8 +63,9 @@ def test_names_that_are_no_datasets() -> None:
     with pytest.raises(DrivetrainError) as error:
         job.check_names(["order", "orders", "zzz"], conf)
     assert [(p.what, p.fix) for p in error.value.problems] == [
-        ("no dataset is named 'order'", "did you mean 'orders'?"), ("no dataset is named 'zzz'", "known here: orders"),
-    ]  # fmt: skip
+        ("no dataset is named 'order'", "did you mean 'orders'?"),
+        ("no dataset is named 'zzz'", "known here: orders"),
+    ]
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, words: list[str], run: Any) -> int:
@@ -83,13 +83,18 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         return 0
 
     def fails(given: argparse.Namespace, conf: Conf) -> int:
-        raise DrivetrainError(Problem("a", "here", "this is wrong", "do that"), Problem("b", "there", "so is this", "do this"))
+        raise DrivetrainError(
+            Problem("a", "here", "this is wrong", "do that"), Problem("b", "there", "so is this", "do this")
+        )
 
     for name in [name for name in __import__("os").environ if name.startswith("DRIVETRAIN_")]:
         monkeypatch.delenv(name)
     assert run_main(monkeypatch, ["--set", "sample_rows=5"], fine) == 0 and seen == [("local", 5)]
     assert run_main(monkeypatch, [], fails) == job.FAILED
-    assert capsys.readouterr().err == "✗ here: this is wrong [a]\n    → do that\n✗ there: so is this [b]\n    → do this\n2 problems\n"
+    assert (
+        capsys.readouterr().err
+        == "✗ here: this is wrong [a]\n    → do that\n✗ there: so is this [b]\n    → do this\n2 problems\n"
+    )
     assert run_main(monkeypatch, ["--conf-dir", str(tmp_path / "gone")], fine) == job.USAGE
     assert "1 problem\n" in capsys.readouterr().err
     assert run_main(monkeypatch, ["--wrong"], fine) == job.USAGE

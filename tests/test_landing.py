@@ -14,13 +14,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from drivetrain.contracts import Options
+from drivetrain.errors import DrivetrainError
+from drivetrain.landing import (
+    Arrival,
+    Landed,
+    Rejected,
+    arrivals,
+    changed,
+    hash_of_first,
+    inspect,
+    inspect_all,
+    listing,
+    numbered,
+)
 from hypothesis import example, given
 from hypothesis import strategies as st
 from test_contracts import make_column, make_dataset
-
-from drivetrain.contracts import Options
-from drivetrain.errors import DrivetrainError
-from drivetrain.landing import Arrival, Landed, Rejected, arrivals, changed, hash_of_first, inspect, inspect_all, listing, numbered
 
 
 @given(st.lists(st.sampled_from(["a", "A", "b", "a#2", "A#3", "", "#2", "ä", "Ä"])))
@@ -54,11 +64,25 @@ def put(folder: Path, name: str, content: bytes = b"id,at,value\n") -> Arrival:
 
 
 def test_arrivals_are_the_wanted_files_by_name(tmp_path: Path) -> None:
-    for name in ("b.csv", "a.csv", "sub/deep/c.csv", "d.txt", ".hidden.csv", "_temporary/e.csv", "_SUCCESS", ".x/f.csv"):
+    for name in (
+        "b.csv",
+        "a.csv",
+        "sub/deep/c.csv",
+        "d.txt",
+        ".hidden.csv",
+        "_temporary/e.csv",
+        "_SUCCESS",
+        ".x/f.csv",
+    ):
         put(tmp_path, name)
     dataset = make_dataset(path=str(tmp_path), files="*.csv")
     assert [file.name for file in arrivals(dataset, 0)] == ["a.csv", "b.csv", "sub/deep/c.csv"]
-    assert [file.name for file in arrivals(make_dataset(path=f"file://{tmp_path}"), 0)] == ["a.csv", "b.csv", "d.txt", "sub/deep/c.csv"]
+    assert [file.name for file in arrivals(make_dataset(path=f"file://{tmp_path}"), 0)] == [
+        "a.csv",
+        "b.csv",
+        "d.txt",
+        "sub/deep/c.csv",
+    ]
 
 
 def test_a_young_file_is_left_to_settle(tmp_path: Path) -> None:
@@ -107,7 +131,13 @@ CONTENT = b"id,at,value\n1,2,x\n"
         ("a.csv", b"id;AT;at\n", {"delimiter": ";"}, ("id", "AT", "at#2"), "UTF-8"),
         ("a.csv", b"'i|d'|at\n", {"delimiter": "|", "quote": "'"}, ("i|d", "at"), "UTF-8"),
         ("a.csv", b"'id'||at||value\n", {"delimiter": "||", "quote": "'"}, ("id", "at", "value"), "UTF-8"),
-        ("a.csv", 'größe,"x'.encode("windows-1252"), {"encoding": "windows-1252", "quote": ""}, ("größe", '"x'), "windows-1252"),
+        (
+            "a.csv",
+            'größe,"x'.encode("windows-1252"),
+            {"encoding": "windows-1252", "quote": ""},
+            ("größe", '"x'),
+            "windows-1252",
+        ),
         ("a.csv", "id,größe\n1,2".encode("utf-16"), {}, ("id", "größe"), "UTF-16LE"),
         ("a.csv", b"\xfe\xff" + "id,größe\n1,2".encode("utf-16-be"), {}, ("id", "größe"), "UTF-16BE"),
         ("a.csv", "id,größe\n".encode("utf-16-le"), {"encoding": "UTF-16"}, ("id", "größe"), "UTF-16LE"),
@@ -115,8 +145,10 @@ CONTENT = b"id,at,value\n1,2,x\n"
         ("a.csv.gz", gzip.compress(CONTENT), {}, ("id", "at", "value"), "UTF-8"),
         ("a.csv.gz", gzip.compress(CONTENT[:5]) + gzip.compress(CONTENT[5:]), {"quote": '"'}, None, "UTF-8"),
     ],
-)  # fmt: skip
-def test_headers(tmp_path: Path, name: str, content: bytes, options: dict[str, Any], header: tuple[str, ...] | None, charset: str) -> None:
+)
+def test_headers(
+    tmp_path: Path, name: str, content: bytes, options: dict[str, Any], header: tuple[str, ...] | None, charset: str
+) -> None:
     landed = inspect(make_dataset(options=Options(**options)), put(tmp_path, name, content))
     assert isinstance(landed, Landed)
     assert landed.charset == charset
@@ -126,7 +158,11 @@ def test_headers(tmp_path: Path, name: str, content: bytes, options: dict[str, A
 
 def test_without_header_the_columns_stand_as_in_the_contract(tmp_path: Path) -> None:
     """Those with transformLogic left out, though one stands before what it reads."""
-    columns = (make_column("day", transform="to_date(TS)", sources=("TS",)), make_column("id"), make_column("ts", feed_name="TS"))
+    columns = (
+        make_column("day", transform="to_date(TS)", sources=("TS",)),
+        make_column("id"),
+        make_column("ts", feed_name="TS"),
+    )
     dataset = make_dataset(*columns, options=Options(header=False), sequence=None, identity=("id",))
     landed = inspect(dataset, put(tmp_path, "a.csv", b"1,2026-01-05\n"))
     assert isinstance(landed, Landed) and landed.header == ("id", "TS")
@@ -136,11 +172,16 @@ NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_character
 
 
 @given(st.lists(NAMES, min_size=2, max_size=8), st.sampled_from(",;|\t"))
-def test_header_is_what_python_writes(tmp_path_factory: pytest.TempPathFactory, names: list[str], delimiter: str) -> None:
+def test_header_is_what_python_writes(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], delimiter: str
+) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=delimiter, lineterminator="\n").writerow(names)
     folder = tmp_path_factory.getbasetemp()
-    landed = inspect(make_dataset(options=Options(delimiter=delimiter)), put(folder, "header.csv", (text.getvalue() + "1\n").encode()))
+    landed = inspect(
+        make_dataset(options=Options(delimiter=delimiter)),
+        put(folder, "header.csv", (text.getvalue() + "1\n").encode()),
+    )
     assert isinstance(landed, Landed)
     assert [name.split("#")[0] for name in landed.header] == [name.strip().split("#")[0] for name in names]
     assert len(landed.header) == len({name.lower() for name in landed.header})
@@ -179,7 +220,7 @@ def test_other_formats(tmp_path: Path) -> None:
         ("a.parquet", "parquet", b"PAR1", "torn_parquet"),
         ("a.csv", "csv", b"id,gr\xf6\xdfe\n", "header_encoding"),
     ],
-)  # fmt: skip
+)
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, form: Any, content: bytes, rule: str) -> None:
     rejected = inspect(make_dataset(format=form), put(tmp_path, name, content))
     assert isinstance(rejected, Rejected)
@@ -204,7 +245,11 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 
 
 def test_layout_is_the_headers_and_the_formats(tmp_path: Path) -> None:
-    files = [put(tmp_path, "a.csv", b"id,at\n1,2\n"), put(tmp_path, "b.csv", b"id,at\n3,4\n"), put(tmp_path, "c.csv", b"at,id\n")]
+    files = [
+        put(tmp_path, "a.csv", b"id,at\n1,2\n"),
+        put(tmp_path, "b.csv", b"id,at\n3,4\n"),
+        put(tmp_path, "c.csv", b"at,id\n"),
+    ]
     a, b, c = inspect_all(make_dataset(), files)
     assert isinstance(a, Landed) and isinstance(b, Landed) and isinstance(c, Landed)
     assert a.layout == b.layout != c.layout

@@ -15,7 +15,18 @@ class Terminal(io.StringIO):
 
 
 def step(**changes: object) -> Step:
-    return Step(**{"run": "r", "job": "batch", "step": "silver", "dataset": "orders", "started": now(), "seconds": 1.5, "rows": 1234, **changes})  # type: ignore[arg-type]
+    return Step(
+        **{
+            "run": "r",
+            "job": "batch",
+            "step": "silver",
+            "dataset": "orders",
+            "started": now(),
+            "seconds": 1.5,
+            "rows": 1234,
+            **changes,
+        }
+    )  # type: ignore[arg-type]
 
 
 def test_json_lines() -> None:
@@ -23,10 +34,17 @@ def test_json_lines() -> None:
     progress = Progress("r", stream)
     progress.begin("silver", "orders")
     progress.end(step())
-    progress.say("it is [odd]\n\"quoted\"")
+    progress.say('it is [odd]\n"quoted"')
     first, second = map(json.loads, stream.getvalue().splitlines())
-    assert {key: first[key] for key in first if key != "at"} == {"run": "r", "step": "silver", "dataset": "orders", "rows": 1234, "seconds": 1.5, "failed": False}
-    assert second["note"] == "it is [odd]\n\"quoted\""
+    assert {key: first[key] for key in first if key != "at"} == {
+        "run": "r",
+        "step": "silver",
+        "dataset": "orders",
+        "rows": 1234,
+        "seconds": 1.5,
+        "failed": False,
+    }
+    assert second["note"] == 'it is [odd]\n"quoted"'
 
 
 def test_a_terminal_has_a_line_for_each_step() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pyspark.testing import assertDataFrameEqual
-
 from drivetrain.sink import METADATA, TXN_APP, Table, Txn
+from pyspark.testing import assertDataFrameEqual
 
 pytestmark = pytest.mark.spark
 
@@ -30,8 +29,10 @@ def test_the_same_commit_twice_adds_nothing(spark: Any, tmp_path: Any) -> None:
     assert (table.version(), table.last_txn("a"), table.last_txn("b"), table.last_txn("c")) == (2, 2, 1, -1)
     assertDataFrameEqual(table.read(0), frame(spark, (1, "x"), (2, "y")))
     assert [(version, m["run"], m["app"], m["number"]) for version, m in table.commits()] == [
-        (2, "r3", "b", 1), (1, "r2", "a", 2), (0, "r1", "a", 1),
-    ]  # fmt: skip
+        (2, "r3", "b", 1),
+        (1, "r2", "a", 2),
+        (0, "r1", "a", 1),
+    ]
     assert table.rows_written(0) == 2
     assert (spark.conf.get(TXN_APP, None), spark.conf.get(METADATA, None)) == (None, None), "the session is as it was"
     detail = spark.sql(f"DESCRIBE DETAIL delta.`{table.path}`").collect()[0]
@@ -52,7 +53,9 @@ def test_others_commits_are_not_ours(spark: Any, tmp_path: Any) -> None:
     table.append(frame(spark, (2, "y", True), schema="id int, v string, new boolean"), Txn("a", 1), {"run": "r"}, {})
     assert table.metadata(0) is None and table.metadata(9) is None
     assert [version for version, _ in table.commits()] == [1]
-    assertDataFrameEqual(table.read(), frame(spark, (1, "x", None), (2, "y", True), schema="id int, v string, new boolean"))
+    assertDataFrameEqual(
+        table.read(), frame(spark, (1, "x", None), (2, "y", True), schema="id int, v string, new boolean")
+    )
 
 
 def test_replace_is_one_commit(spark: Any, tmp_path: Any) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import functions as F
-from test_contracts import make_column, make_dataset
-
 from drivetrain import source
 from drivetrain.contracts import Dataset, Options
 from drivetrain.landing import Landed, arrivals, inspect_all
+from pyspark.sql import functions as F
+from test_contracts import make_column, make_dataset
 
 pytestmark = pytest.mark.spark
 
@@ -34,7 +33,10 @@ def feed(folder: Path, files: dict[str, bytes], **changes: Any) -> tuple[Dataset
 def records(spark: Any, dataset: Dataset, landed: list[Landed]) -> dict[tuple[str, int, int], tuple[str, bytes | None]]:
     with source.one_split_a_task(spark):
         rows = source.read(spark, dataset, landed).collect()
-    found = {(row["_file"], row["_block"], row["_line"]): (row["raw"], row["raw_bytes"] and bytes(row["raw_bytes"])) for row in rows}
+    found = {
+        (row["_file"], row["_block"], row["_line"]): (row["raw"], row["raw_bytes"] and bytes(row["raw_bytes"]))
+        for row in rows
+    }
     assert len(found) == len(rows), "no two records stand at one place"
     return found
 
@@ -51,19 +53,30 @@ def test_lines_files_and_headers(spark: Any, tmp_path: Path) -> None:
     dataset, landed = feed(tmp_path, files)
     found = records(spark, dataset, landed)
     assert {place: raw for place, (raw, _) in found.items()} == {
-        ("a b.csv", 0, 2): "1,2,x", ("a b.csv", 0, 4): "2,3,y", ("sub/100%+[1].csv", 0, 2): "3,z,4", ("ä{x}*?.csv", 0, 3): "4,5,\ufffd",
+        ("a b.csv", 0, 2): "1,2,x",
+        ("a b.csv", 0, 4): "2,3,y",
+        ("sub/100%+[1].csv", 0, 2): "3,z,4",
+        ("ä{x}*?.csv", 0, 3): "4,5,\ufffd",
         ("utf16.csv", 0, 2): "5,6,ü\r",
-    }  # fmt: skip
+    }
     assert {place[0]: raw_bytes for place, (_, raw_bytes) in found.items() if raw_bytes} == {"ä{x}*?.csv": b"4,5,\xff"}
 
 
 def test_other_formats(spark: Any, tmp_path: Path) -> None:
     text = (make_column("text"),)
     changes = {"columns": text, "key": (), "identity": (), "sequence": None, "history": "append"}
-    for form, expected in (("text", [("one\\", 1), ("two", 3)]), ("document", [("one\\\n\ntwo\n", 1)]), ("json", [("one\\", 1), ("two", 3)])):
-        dataset = make_dataset(path=str(tmp_path / form), format=form, **{k: v for k, v in changes.items() if k != "columns"}, columns=text)
+    for form, expected in (
+        ("text", [("one\\", 1), ("two", 3)]),
+        ("document", [("one\\\n\ntwo\n", 1)]),
+        ("json", [("one\\", 1), ("two", 3)]),
+    ):
+        dataset = make_dataset(
+            path=str(tmp_path / form), format=form, **{k: v for k, v in changes.items() if k != "columns"}, columns=text
+        )
         dataset, landed = feed(tmp_path / form, {"f": b"one\\\n\ntwo\n"}, format=form, **changes)
-        assert sorted((raw, line) for (_, _, line), (raw, _) in records(spark, dataset, landed).items()) == sorted(expected), form
+        assert sorted((raw, line) for (_, _, line), (raw, _) in records(spark, dataset, landed).items()) == sorted(
+            expected
+        ), form
 
 
 def test_no_header_is_no_record_less(spark: Any, tmp_path: Path) -> None:
@@ -72,7 +85,9 @@ def test_no_header_is_no_record_less(spark: Any, tmp_path: Path) -> None:
 
 
 def test_windows_encoding_that_loses_bytes(spark: Any, tmp_path: Path) -> None:
-    dataset, landed = feed(tmp_path, {"f.csv": b"id,at,value\n1,2,gr\xf6\xdfe\n2,3,\x81\n"}, options=Options(encoding="windows-1252"))
+    dataset, landed = feed(
+        tmp_path, {"f.csv": b"id,at,value\n1,2,gr\xf6\xdfe\n2,3,\x81\n"}, options=Options(encoding="windows-1252")
+    )
     found = list(records(spark, dataset, landed).values())
     assert ("1,2,größe", None) in found
     assert [raw_bytes for _, raw_bytes in found if raw_bytes] == [b"2,3,\x81"]
@@ -83,8 +98,9 @@ def test_parquet(spark: Any, tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "f.parquet")
     dataset, landed = feed(tmp_path, {}, format="parquet")
     assert {place: raw for place, (raw, _) in records(spark, dataset, landed).items()} == {
-        ("f.parquet", 0, 1): r'{"id":"1","at":1,"value":"a\"b"}', ("f.parquet", 0, 2): '{"id":null,"at":2,"value":""}',
-    }  # fmt: skip
+        ("f.parquet", 0, 1): r'{"id":"1","at":1,"value":"a\"b"}',
+        ("f.parquet", 0, 2): '{"id":null,"at":2,"value":""}',
+    }
 
 
 def test_a_file_of_several_splits(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +118,9 @@ def test_a_file_of_several_splits(spark: Any, tmp_path: Path, monkeypatch: pytes
     for block, end in zip(blocks, [*blocks[1:], len(content)], strict=True):
         # A split has the lines that begin after its first byte up to its end; the first split has the first line too.
         mine = [start for start in starts if block < start <= end or start == block == 0]
-        expected |= {("big.csv", block, i): content[start:].split(b"\n", 1)[0].decode() for i, start in enumerate(mine, 1)}
+        expected |= {
+            ("big.csv", block, i): content[start:].split(b"\n", 1)[0].decode() for i, start in enumerate(mine, 1)
+        }
     del expected["big.csv", 0, 1]  # the header
     assert {place: raw for place, (raw, _) in found.items() if place[0] == "big.csv"} == expected
     assert found["small.csv", 0, 2] == ("1,2,x", None)
@@ -113,7 +131,9 @@ def random_field(rng: random.Random) -> str:
 
 
 @pytest.mark.parametrize("split", [128 << 20, 200])
-def test_multi_line_records_are_what_was_written(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: int) -> None:
+def test_multi_line_records_are_what_was_written(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: int
+) -> None:
     """Whatever Python's csv writes is read back record by record, each at the line on which it begins."""
     monkeypatch.setattr(source, "SPLIT_BYTES", split)
     rng, files, expected = random.Random(5), {}, {}
@@ -136,7 +156,9 @@ def test_multi_line_records_are_what_was_written(spark: Any, tmp_path: Path, mon
 
 
 def test_multi_line_bytes_are_kept(spark: Any, tmp_path: Path) -> None:
-    dataset, landed = feed(tmp_path, {"f.csv": b'id,at,value\n1,2,"a\n\xff\nb"\n2,3,"open\n4,5,x\n'}, options=Options(multi_line=True))
+    dataset, landed = feed(
+        tmp_path, {"f.csv": b'id,at,value\n1,2,"a\n\xff\nb"\n2,3,"open\n4,5,x\n'}, options=Options(multi_line=True)
+    )
     found = records(spark, dataset, landed)
     assert found["f.csv", 0, 2][1] == b'1,2,"a\n\xff\nb"'
     assert found["f.csv", 0, 5] == ('2,3,"open\n4,5,x', None), "a quote that never closes takes the rest of the file"
@@ -144,7 +166,10 @@ def test_multi_line_bytes_are_kept(spark: Any, tmp_path: Path) -> None:
 
 def test_joined_by_itself(spark: Any) -> None:
     lines = [(1, 'a,"b'), (2, 'c""d'), (3, 'e",f'), (4, "g"), (5, '"h"')]
-    rows = spark.createDataFrame([(raw, None, "p", 0, line) for line, raw in lines], "raw string, raw_bytes binary, _path string, _block bigint, _line bigint")
+    rows = spark.createDataFrame(
+        [(raw, None, "p", 0, line) for line, raw in lines],
+        "raw string, raw_bytes binary, _path string, _block bigint, _line bigint",
+    )
     found = source.joined(rows.orderBy(F.desc("_line")), '"').orderBy("_line").collect()
     assert [(row["_line"], row["raw"]) for row in found] == [(1, 'a,"b\nc""d\ne",f'), (4, "g"), (5, '"h"')]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from drivetrain import sqltext
 from drivetrain.sqltext import FORBIDDEN_FUNCTIONS, SqlProblem
 
@@ -12,30 +11,60 @@ SCHEMA = {"orders": {"id": "string", "qty": "bigint", "price": "double"}, "peopl
 
 @pytest.mark.parametrize(
     ("text", "names"),
-    [("a + b * a", ["a", "b"]), ("to_date(substr(_file, 8, 8), 'yyyyMMdd')", ["_file"]), ("`Net Price` / 100", ["Net Price"]),
-     ("CASE WHEN x > 1 THEN y ELSE 'x' END", ["x", "y"]), ("1 + 1", [])],
-)  # fmt: skip
+    [
+        ("a + b * a", ["a", "b"]),
+        ("to_date(substr(_file, 8, 8), 'yyyyMMdd')", ["_file"]),
+        ("`Net Price` / 100", ["Net Price"]),
+        ("CASE WHEN x > 1 THEN y ELSE 'x' END", ["x", "y"]),
+        ("1 + 1", []),
+    ],
+)
 def test_columns_of_an_expression(text: str, names: list[str]) -> None:
     assert sqltext.columns(text) == names
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a, b", "a FROM t", "(SELECT 1)", "a; DROP TABLE t", "a +", "rand()", "a WHERE", "(SELECT max(x) FROM t) + 1", "a UNION SELECT 1"]
+    "text",
+    [
+        "",
+        "a, b",
+        "a FROM t",
+        "(SELECT 1)",
+        "a; DROP TABLE t",
+        "a +",
+        "rand()",
+        "a WHERE",
+        "(SELECT max(x) FROM t) + 1",
+        "a UNION SELECT 1",
+    ],
 )
 def test_what_is_no_expression(text: str) -> None:
     with pytest.raises(SqlProblem):
         sqltext.expression(text)
 
 
-@pytest.mark.parametrize("text", ["SELECT 1", "SELECT a FROM t UNION ALL SELECT b FROM u", "WITH x AS (SELECT 1) SELECT * FROM x"])
+@pytest.mark.parametrize(
+    "text", ["SELECT 1", "SELECT a FROM t UNION ALL SELECT b FROM u", "WITH x AS (SELECT 1) SELECT * FROM x"]
+)
 def test_queries_pass(text: str) -> None:
     assert sqltext.select(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["DROP TABLE t", "INSERT INTO t SELECT 1", "SELECT 1; SELECT 2", "DELETE FROM t", "CREATE TABLE t AS SELECT 1", "", "SELEC 1",
-             "UPDATE t SET a = 1", "SELECT FROM WHERE", "MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN DELETE"]
-)  # fmt: skip
+    "text",
+    [
+        "DROP TABLE t",
+        "INSERT INTO t SELECT 1",
+        "SELECT 1; SELECT 2",
+        "DELETE FROM t",
+        "CREATE TABLE t AS SELECT 1",
+        "",
+        "SELEC 1",
+        "UPDATE t SET a = 1",
+        "SELECT FROM WHERE",
+        "MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN DELETE",
+    ],
+)
 def test_what_is_no_query(text: str) -> None:
     with pytest.raises(SqlProblem):
         sqltext.select(text)
@@ -46,15 +75,28 @@ def test_a_mistake_names_its_line() -> None:
         sqltext.select("SELECT a\nFROM t\nWHERE (a > 1")
 
 
-ARGUMENTS = {"randn": "1", "random": "1", "uniform": "1, 2", "randstr": "3", "shuffle": "array(1)", "reflect": "'a', 'b'", "java_method": "'a', 'b'",
-             "try_reflect": "'a', 'b'", "read_files": "'/x'"}  # fmt: skip
+ARGUMENTS = {
+    "randn": "1",
+    "random": "1",
+    "uniform": "1, 2",
+    "randstr": "3",
+    "shuffle": "array(1)",
+    "reflect": "'a', 'b'",
+    "java_method": "'a', 'b'",
+    "try_reflect": "'a', 'b'",
+    "read_files": "'/x'",
+}
 
 
 @pytest.mark.parametrize("name", sorted(FORBIDDEN_FUNCTIONS))
 def test_forbidden_functions(name: str) -> None:
     """However it is written and wherever it stands."""
     call = f"{name}({ARGUMENTS.get(name, '')})"
-    for text in (f"SELECT {call} FROM t", f"SELECT a FROM t WHERE length({call.upper()}) > 0", f"WITH x AS (SELECT {call} AS y) SELECT y FROM x"):
+    for text in (
+        f"SELECT {call} FROM t",
+        f"SELECT a FROM t WHERE length({call.upper()}) > 0",
+        f"WITH x AS (SELECT {call} AS y) SELECT y FROM x",
+    ):
         with pytest.raises(SqlProblem, match="not allowed"):
             sqltext.select(text)
     with pytest.raises(SqlProblem, match="not allowed"):
@@ -69,15 +111,23 @@ def test_forbidden_functions_without_brackets(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "names"),
-    [("SELECT * FROM a JOIN b ON a.x = b.x", ["a", "b"]), ("WITH a AS (SELECT * FROM b) SELECT * FROM a JOIN c", ["c", "b"]),
-     ("SELECT (SELECT MAX(x) FROM b) FROM a", ["a", "b"]), ("SELECT * FROM a WHERE x IN (SELECT x FROM b)", ["a", "b"]),
-     ("SELECT 1", []), ("SELECT * FROM VALUES (1, 2) AS v(a, b)", [])],
-)  # fmt: skip
+    [
+        ("SELECT * FROM a JOIN b ON a.x = b.x", ["a", "b"]),
+        ("WITH a AS (SELECT * FROM b) SELECT * FROM a JOIN c", ["c", "b"]),
+        ("SELECT (SELECT MAX(x) FROM b) FROM a", ["a", "b"]),
+        ("SELECT * FROM a WHERE x IN (SELECT x FROM b)", ["a", "b"]),
+        ("SELECT 1", []),
+        ("SELECT * FROM VALUES (1, 2) AS v(a, b)", []),
+    ],
+)
 def test_tables(text: str, names: list[str]) -> None:
     assert sorted(sqltext.tables(sqltext.select(text))) == sorted(names)
 
 
-@pytest.mark.parametrize("text", ["SELECT * FROM silver.a", "SELECT * FROM c.d.a", "SELECT * FROM parquet.`/etc/passwd`", "SELECT * FROM range(5)"])
+@pytest.mark.parametrize(
+    "text",
+    ["SELECT * FROM silver.a", "SELECT * FROM c.d.a", "SELECT * FROM parquet.`/etc/passwd`", "SELECT * FROM range(5)"],
+)
 def test_tables_that_are_not_plain(text: str) -> None:
     with pytest.raises(SqlProblem, match="not a plain table name"):
         sqltext.tables(sqltext.select(text))
@@ -85,14 +135,24 @@ def test_tables_that_are_not_plain(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "condition"),
-    [("SELECT COUNT(*) FROM t WHERE a < 0", "a < 0"), ("select count(*) as n from t where t.a < 0 or b is null", "a < 0 OR b IS NULL"),
-     ("SELECT COUNT(*) FROM t", None), ("SELECT COUNT(a) FROM t WHERE a < 0", None), ("SELECT SUM(a) FROM t WHERE a < 0", None),
-     ("SELECT COUNT(*) FROM t WHERE a < 0 GROUP BY b", None), ("SELECT COUNT(*) FROM t WHERE a > (SELECT AVG(a) FROM t)", None),
-     ("SELECT COUNT(*) FROM t JOIN u WHERE a < 0", None), ("SELECT COUNT(*), 1 FROM t WHERE a < 0", None),
-     ("SELECT COUNT(*) FROM t WHERE a < 0 LIMIT 1", None), ("SELECT COUNT(*) FROM t WHERE ROW_NUMBER() OVER (ORDER BY a) > 1", None),
-     ("SELECT COUNT(*) FROM t WHERE a < 0 HAVING COUNT(*) > 3", None), ("SELECT DISTINCT COUNT(*) FROM t WHERE a < 0", None),
-     ("SELECT COUNT(*) FROM t WHERE a < 0 UNION SELECT 1", None), ("SELECT COUNT(DISTINCT a) FROM t WHERE a < 0", None)],
-)  # fmt: skip
+    [
+        ("SELECT COUNT(*) FROM t WHERE a < 0", "a < 0"),
+        ("select count(*) as n from t where t.a < 0 or b is null", "a < 0 OR b IS NULL"),
+        ("SELECT COUNT(*) FROM t", None),
+        ("SELECT COUNT(a) FROM t WHERE a < 0", None),
+        ("SELECT SUM(a) FROM t WHERE a < 0", None),
+        ("SELECT COUNT(*) FROM t WHERE a < 0 GROUP BY b", None),
+        ("SELECT COUNT(*) FROM t WHERE a > (SELECT AVG(a) FROM t)", None),
+        ("SELECT COUNT(*) FROM t JOIN u WHERE a < 0", None),
+        ("SELECT COUNT(*), 1 FROM t WHERE a < 0", None),
+        ("SELECT COUNT(*) FROM t WHERE a < 0 LIMIT 1", None),
+        ("SELECT COUNT(*) FROM t WHERE ROW_NUMBER() OVER (ORDER BY a) > 1", None),
+        ("SELECT COUNT(*) FROM t WHERE a < 0 HAVING COUNT(*) > 3", None),
+        ("SELECT DISTINCT COUNT(*) FROM t WHERE a < 0", None),
+        ("SELECT COUNT(*) FROM t WHERE a < 0 UNION SELECT 1", None),
+        ("SELECT COUNT(DISTINCT a) FROM t WHERE a < 0", None),
+    ],
+)
 def test_conditions_of_rules(text: str, condition: str | None) -> None:
     assert sqltext.violation(text) == condition
 
@@ -110,6 +170,8 @@ def test_output_and_lineage() -> None:
     )
     assert sqltext.output_columns(query, SCHEMA) == ["name", "total", "one"]
     assert sqltext.column_lineage(query, SCHEMA) == {
-        "name": [("people", "name")], "total": [("orders", "price"), ("orders", "qty")], "one": [],
-    }  # fmt: skip
+        "name": [("people", "name")],
+        "total": [("orders", "price"), ("orders", "qty")],
+        "one": [],
+    }
     assert sqltext.output_columns(sqltext.select("SELECT * FROM people"), SCHEMA) == ["id", "name"]

@@ -1,0 +1,45 @@
+"""Which table stands where, and by which name it is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drivetrain import catalog
+from test_contracts import make_dataset, make_gold
+from test_pipeline import shared_shop
+from test_plan import conf_of
+
+
+def test_every_table_has_a_place() -> None:
+    assert catalog.places(conf_of([make_dataset(name="orders")], [make_gold("sales", "orders")])) == {
+        ("bronze", "orders"): "/w/bronze/orders",
+        ("silver", "orders"): "/w/silver/orders",
+        ("gold", "sales"): "/w/gold/sales",
+        ("ops", "ledger"): "/w/ops/ledger",
+        ("ops", "checks"): "/w/ops/checks",
+        ("ops", "steps"): "/w/ops/steps",
+        ("ops", "profiles"): "/w/ops/profiles",
+        ("ops", "quarantine"): "/w/quarantine",
+        ("default", "raw_unified_data"): "/w/raw_unified_data",
+    }
+
+
+@pytest.mark.spark
+def test_a_path_with_quotes(spark: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "it's a \\ folder")
+    spark.range(3).write.format("delta").save(path)
+    for _ in range(2):
+        catalog.add(spark, "odd", "quoted", path)
+    assert spark.table("odd.quoted").count() == 3
+
+
+@pytest.mark.spark
+def test_a_run_registers_what_it_made(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each table once: the marks tell which are known."""
+    shop = shared_shop(spark, tmp_path_factory)
+    marks = {path.name for path in (shop.home / "warehouse" / "_catalog").iterdir()}
+    assert {"bronze.orders", "silver.orders", "gold.sales", "gold.best", "ops.quarantine"} <= marks
+    assert not {"silver.stock", "bronze.stock", "default.raw_unified_data"} & marks
+    assert spark.catalog.tableExists("gold.best")
