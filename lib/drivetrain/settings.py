@@ -201,7 +201,7 @@ class _Layers:
             )
         elif len(path) == 2 and path[0] == "spark" and self.spark_wrong(path[1], value, where):
             pass
-        elif isinstance(value, dict) and value:
+        elif isinstance(value, dict) and (value or not path):
             for key, inner in value.items():
                 self.put((*path, key), inner, origin)
         else:
