@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drivetrain import assess, ops
-from drivetrain.landing import Landed
 from test_contracts import make_column, make_dataset
 from test_pipeline import Shop
+
+from drivetrain import assess, ops
+from drivetrain.landing import Landed
 
 COLUMNS = (
     make_column("id", feed_name="ID"),

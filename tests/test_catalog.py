@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drivetrain import catalog
 from test_contracts import make_dataset, make_gold
 from test_pipeline import shared_shop
 from test_plan import conf_of
+
+from drivetrain import catalog
 
 
 def test_every_table_has_a_place() -> None:
@@ -36,10 +37,16 @@ def test_a_path_with_quotes(spark: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.spark
-def test_a_run_registers_what_it_made(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Each table once: the marks tell which are known."""
+def test_what_has_appeared_is_registered_once(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The marks tell what is known, so that the catalog is not asked again."""
     shop = shared_shop(spark, tmp_path_factory)
-    marks = {path.name for path in (shop.home / "warehouse" / "_catalog").iterdir()}
-    assert {"bronze.orders", "silver.orders", "gold.sales", "gold.best", "ops.quarantine"} <= marks
-    assert not {"silver.stock", "bronze.stock", "default.raw_unified_data"} & marks
-    assert spark.catalog.tableExists("gold.best")
+    marks = shop.home / "warehouse" / "_catalog"
+    made = {path.name for path in marks.iterdir()}
+    assert {"bronze.orders", "silver.orders", "gold.sales", "gold.best", "ops.quarantine"} <= made
+    assert not {"silver.stock", "bronze.stock", "default.raw_unified_data"} & made
+    spark.sql("DROP DATABASE IF EXISTS gold CASCADE")
+    (marks / "gold.sales").unlink()
+    catalog.register(spark, shop.pipeline().conf)
+    assert spark.table("gold.sales").count() == 1
+    assert not spark.catalog.tableExists("gold.best")
+    assert (marks / "gold.sales").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from drivetrain import conf as reader
 from drivetrain.errors import ConfError, Problem
 
@@ -238,6 +239,13 @@ def test_one_mistake(tmp_path: Path, case: str) -> None:
     assert len(found) == 1 or (
         case == "gold: a check's unknown key" and {problem.where for problem in found} == {mine[0].where}
     ), found
+
+
+def test_a_ring_does_not_hide_the_rest(tmp_path: Path) -> None:
+    gold = {"gold/a.sql": "SELECT * FROM b", "gold/b.sql": "SELECT * FROM a", "gold/c.sql": "SELECT * FROM a"}
+    yamls = {name.replace(".sql", ".yaml"): "owner: me\nkey: [x]\n" for name in gold}
+    found = problems_of(tmp_path, plain(**gold, **yamls, **{"gold/sales.sql": "SELECT dya AS day FROM orders"}))
+    assert sorted(problem.code for problem in found) == ["gold-cycle", "unknown-column"]
 
 
 def test_everything_at_once(tmp_path: Path) -> None:

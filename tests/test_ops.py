@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drivetrain import ops
-from drivetrain.sink import Table
 from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 from test_pipeline import shared_shop
+
+from drivetrain import job, ops
+from drivetrain.sink import Table
 
 ROW = ops.LedgerRow("r", "orders", 1, 1, 1, 10, 6, 3, 1, 0, 4, 1, 1, 0, 0, -1, 0, ops.now())
 PARTS = ("rows_in", "good", "quarantined", "duplicate", "late", "inserted", "updated", "superseded")
@@ -33,7 +34,7 @@ def test_a_ledger_row_goes_through_a_commits_metadata() -> None:
 @pytest.mark.spark
 def test_a_steps_figures(spark: Any, tmp_path: Path) -> None:
     """Counted by Spark itself: rows read, shuffles, bytes written; of jobs in the step and of no others."""
-    steps, path = ops.Steps(spark, "run", "batch"), str(tmp_path / "in")
+    steps, path = ops.Steps(spark, job.run_id(), "batch"), str(tmp_path / "in")
     spark.range(1000).selectExpr("id", "id % 7 AS k").repartition(4).write.parquet(path)
     with steps.step("scan", "none") as step:
         assert spark.read.parquet(path).where("id >= 0").agg(F.sum("id")).collect()[0][0] == 499_500
@@ -60,7 +61,7 @@ def test_a_steps_figures(spark: Any, tmp_path: Path) -> None:
 
 @pytest.mark.spark
 def test_a_step_that_fails(spark: Any) -> None:
-    steps = ops.Steps(spark, "run", "batch")
+    steps = ops.Steps(spark, job.run_id(), "batch")
     with pytest.raises(RuntimeError), steps.step("silver", "orders"):
         raise RuntimeError
     assert [(step.step, step.failed) for step in steps.done] == [("silver", True)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from drivetrain import conf as reader
 from drivetrain import plan
 from drivetrain.pipeline import Outcome, Pipeline
@@ -46,7 +47,7 @@ checks:
 
 
 class Shop:
-    """A folder with a conf, a landing folder and a warehouse; each `run` is a new Pipeline."""
+    """A folder with a conf, a landing folder and a warehouse; each `run` is a new Pipeline, by a name of its own."""
 
     def __init__(self, spark: Any, home: Path) -> None:
         self.spark, self.home, self.runs = spark, home, 0
@@ -71,15 +72,13 @@ class Shop:
     def orders(self, name: str, *rows: str) -> None:
         self.put(f"landing/orders/{name}", "\n".join(["id,qty,who,at", *rows, ""]))
 
+    def name(self, run: int) -> str:
+        return f"{self.home.name}.{run}"
+
     def pipeline(self) -> Pipeline:
         self.runs += 1
-        return Pipeline(
-            self.spark,
-            reader.load(self.home / "conf", "local", environ={}),
-            f"run{self.runs}",
-            "batch",
-            Progress(f"run{self.runs}"),
-        )
+        conf, run = reader.load(self.home / "conf", "local", environ={}), self.name(self.runs)
+        return Pipeline(self.spark, conf, run, "batch", Progress(run))
 
     def run(self) -> Outcome:
         return self.pipeline().transform()
@@ -104,15 +103,15 @@ def test_days_that_go_wrong_and_are_put_right(spark: Any, tmp_path: Path, monkey
 
     # The next one writes that ledger row, once, and goes on to gold.
     outcome = shop.run()
-    assert [(row.run, row.rows_in, row.good, row.quarantined) for row in outcome.ledger] == [("run1", 3, 2, 1)]
+    assert [(row.run, row.rows_in, row.good, row.quarantined) for row in outcome.ledger] == [(shop.name(1), 3, 2, 1)]
     assert (outcome.published, outcome.problems) == (["sales", "best"], [])
     assert shop.run().ledger == []
-    assert shop.rows("ops/ledger", "run", "dataset", "rows_in") == [("run1", "orders", 3)]
+    assert shop.rows("ops/ledger", "run", "dataset", "rows_in") == [(shop.name(1), "orders", 3)]
     assert shop.rows("gold/sales", "n", "units") == [(2, 3)] and shop.rows("gold/best", "units") == [(3,)]
 
     # Gold says which versions it was made from, and is not made again from the same.
     meta = shop.pipeline().table("gold", "sales").metadata(0)
-    assert meta and (meta["inputs"], meta["read"], meta["run"]) == ({"orders": 0}, {"orders": 0}, "run2")
+    assert meta and (meta["inputs"], meta["read"], meta["run"]) == ({"orders": 0}, {"orders": 0}, shop.name(2))
 
     # A check stops the dataset: silver stays, and so does gold. Nothing is lost once the cause is gone.
     shop.orders("2.csv", "d,1000,x,2", "a,5,x,2")

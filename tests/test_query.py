@@ -6,16 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from test_pipeline import shared_shop
+
 from drivetrain.errors import DrivetrainError
 from drivetrain.query import Queries
-from test_pipeline import shared_shop
 
 pytestmark = pytest.mark.spark
 
 
 @pytest.fixture
 def queries(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Queries:
-    return Queries(spark, shared_shop(spark, tmp_path_factory).pipeline().conf)
+    shop = shared_shop(spark, tmp_path_factory)
+    for database in ("bronze", "silver", "gold", "ops"):  # other tests' warehouses are in this catalog too
+        spark.sql(f"DROP DATABASE IF EXISTS {database} CASCADE")
+    return Queries(spark, shop.pipeline().conf)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ def profile(texts: DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def _figures(i: int, value: Column) -> list[Column]:
-    fits = [F.count(value.try_cast(CASTS[kind])).alias(f"{kind}{i}") for kind in KINDS]
+    # Spark takes a time stamp for a date, and drops its time.
+    given = {kind: F.when(F.length(value) <= 10, value) if kind == "date" else value for kind in KINDS}
+    fits = [F.count(given[kind].try_cast(CASTS[kind])).alias(f"{kind}{i}") for kind in KINDS]
     shown = F.substring(value, 1, 40)
     return [F.count(value).alias(f"there{i}"), F.min(shown).alias(f"low{i}"), F.max(shown).alias(f"high{i}"), *fits]
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any, Final
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from drivetrain.sink import Table, Txn
@@ -148,7 +149,10 @@ def _add_figures(spark: SparkSession, tag: str, step: Step) -> None:
             continue
         step.spark_jobs += 1
         for stage_id in found.get().stageIds():
-            stage = store.lastStageAttempt(stage_id)
+            try:
+                stage = store.lastStageAttempt(stage_id)
+            except Py4JJavaError:  # Spark keeps the latest stages only; a step does not fail for its figures
+                continue
             if stage.numCompleteTasks() == 0:
                 continue
             step.stages += 1

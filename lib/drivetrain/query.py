@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import sqlglot
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from sqlglot import exp
 
 from drivetrain import catalog
@@ -34,10 +35,9 @@ class Queries:
         self.prepare(statement)
         try:
             frame = self.spark.sql(statement)
-            rows = (frame if limit is None else frame.limit(limit)).toLocalIterator()
-            return frame.columns, (tuple(row) for row in rows)
+            return frame.columns, _rows(frame if limit is None else frame.limit(limit))
         except PySparkException as error:
-            raise _problem(str(error).strip().split("\n\n")[0].split(" SQLSTATE")[0], "see the message") from None
+            raise _failed(str(error)) from None
 
     def prepare(self, statement: str) -> None:
         """Make the tables that the statement names known."""
@@ -76,6 +76,22 @@ class Queries:
         if (database, name) not in self.known and self.there((database, name)):
             catalog.add(self.spark, database, name, self.places[database, name])
             self.known.add((database, name))
+
+
+def _rows(frame: DataFrame) -> Iterator[tuple[object, ...]]:
+    try:
+        yield from (tuple(row) for row in frame.toLocalIterator())
+    except PySparkException as error:
+        raise _failed(str(error)) from None
+    except Py4JJavaError as error:  # what fails in the middle of the rows comes as Java's own
+        cause = error.java_exception
+        while cause.getCause() is not None:
+            cause = cause.getCause()
+        raise _failed(str(cause.getMessage())) from None
+
+
+def _failed(text: str) -> DrivetrainError:
+    return _problem(text.strip().split("\n\n")[0].split(" SQLSTATE")[0], "see the message")
 
 
 def _problem(what: str, fix: str) -> DrivetrainError:
