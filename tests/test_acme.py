@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.testing import assertDataFrameEqual
+
 from drivetrain import conf as reader
 from drivetrain.pipeline import Outcome, Pipeline
 from drivetrain.progress import Progress
-from pyspark.testing import assertDataFrameEqual
 
 pytestmark = pytest.mark.spark
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from drivetrain import bronze
 from drivetrain.landing import Landed
 from drivetrain.ops import now

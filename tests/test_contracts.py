@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from drivetrain.contracts import Column, CycleError, Dataset, GoldTable, Options, Rule, build_order, digest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from drivetrain.contracts import Column, CycleError, Dataset, GoldTable, Options, Rule, build_order, digest
 
 TYPES = {"id": "string", "at": "bigint", "value": "string"}
 

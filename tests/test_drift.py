@@ -6,11 +6,12 @@ import re
 from typing import Any
 
 import pytest
-from drivetrain.contracts import NAME
-from drivetrain.drift import column_name, fit, new_columns
 from hypothesis import given
 from hypothesis import strategies as st
 from test_contracts import make_column, make_dataset
+
+from drivetrain.contracts import NAME
+from drivetrain.drift import column_name, fit, new_columns
 
 WANTED = ("ORDER_ID", "Line", "Straße", "qty", "note")
 DATASET = make_dataset(

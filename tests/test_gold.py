@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drivetrain import gold
-from drivetrain.checks import Measured
-from drivetrain.contracts import Rule
 from pyspark.testing import assertDataFrameEqual
 from test_contracts import make_gold
 from test_pipeline import Shop
+
+from drivetrain import gold
+from drivetrain.checks import Measured
+from drivetrain.contracts import Rule
 
 
 def test_the_key_is_always_checked() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from drivetrain import conf as reader
 from drivetrain.pipeline import Outcome, Pipeline
 from drivetrain.progress import Progress

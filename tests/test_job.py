@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_plan import conf_of
+
 from drivetrain import job
 from drivetrain.contracts import Conf
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.pipeline import Outcome
-from test_plan import conf_of
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,6 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from test_contracts import make_column, make_dataset
+
 from drivetrain.contracts import Options
 from drivetrain.errors import DrivetrainError
 from drivetrain.landing import (
@@ -28,9 +32,6 @@ from drivetrain.landing import (
     listing,
     numbered,
 )
-from hypothesis import example, given
-from hypothesis import strategies as st
-from test_contracts import make_column, make_dataset
 
 
 @given(st.lists(st.sampled_from(["a", "A", "b", "a#2", "A#3", "", "#2", "ä", "Ä"])))

@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from drivetrain.contracts import Column, Dataset, Options, Rule
 from drivetrain.errors import Problem
 from drivetrain.odcs import Findings, nearest, read_dataset
 from drivetrain.settings import load_yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 PLAIN = """\
 apiVersion: v3.1.0

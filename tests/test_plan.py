@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from drivetrain.contracts import Conf, Settings
-from drivetrain.plan import graph
 from hypothesis import given
 from hypothesis import strategies as st
 from test_contracts import make_column, make_dataset, make_gold
+
+from drivetrain.contracts import Conf, Settings
+from drivetrain.plan import graph
 
 SETTINGS = Settings("me", "/l", "/w", "UTC", 0, 1024, 10, "raw_unified_data", None, {})
 

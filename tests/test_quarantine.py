@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from test_contracts import make_dataset
+
 from drivetrain import quarantine
 from drivetrain.landing import Rejected
-from test_contracts import make_dataset
 
 FILE = Rejected("bad.csv", 3, 4, "empty_file", "it has no bytes")
 

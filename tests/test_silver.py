@@ -9,9 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from test_contracts import make_column, make_dataset
+
 from drivetrain import silver
 from drivetrain.contracts import Dataset, Options, Rule
-from test_contracts import make_column, make_dataset
 
 pytestmark = pytest.mark.spark
 

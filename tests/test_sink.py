@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from drivetrain.sink import METADATA, TXN_APP, Table, Txn
 from pyspark.testing import assertDataFrameEqual
+
+from drivetrain.sink import METADATA, TXN_APP, Table, Txn
 
 pytestmark = pytest.mark.spark
 

@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import functions as F
+from test_contracts import make_column, make_dataset
+
 from drivetrain import source
 from drivetrain.contracts import Dataset, Options
 from drivetrain.landing import Landed, arrivals, inspect_all
-from pyspark.sql import functions as F
-from test_contracts import make_column, make_dataset
 
 pytestmark = pytest.mark.spark
 
