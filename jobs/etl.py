@@ -38,10 +38,12 @@ def run(given: argparse.Namespace, conf: Conf) -> int:
         spark = open_session(conf, "etl")
         pipeline = Pipeline(spark, conf, run_id, "etl", Progress(run_id))
         pipeline.assess()
-        pipeline.transform()
-        page = report.write(report.collect(spark, conf, run_id), conf) if pipeline.steps.done else None
-    job.summary(pipeline.outcome, conf, page)
-    return job.end(pipeline.outcome)
+        outcome = pipeline.transform()
+        page = None
+        if pipeline.steps.done:
+            page = report.write(report.collect(spark, conf, run_id, outcome.problems, outcome.notes), conf)
+    job.summary(outcome, conf, page)
+    return job.end(outcome)
 
 
 if __name__ == "__main__":

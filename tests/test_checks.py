@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pyspark.sql import DataFrame
 from test_contracts import make_column
 
-from drivetrain.checks import Measured, broken, measure, row_violations, tagged
+from drivetrain.checks import Measured, Violation, broken, explained, measure, problem, row_violations
 from drivetrain.contracts import Rule
 
 ROWS = [("a", 1, 1.5), ("b", None, 2.5), ("a", 3, None), ("", 4, -1.0), (None, 4, 0.0)]
@@ -95,6 +96,10 @@ JUDGED = [  # name, qty, price, day, the first rule that is broken, and all reas
 ]
 
 
+def judged(rows: DataFrame, violations: list[Violation]) -> DataFrame:
+    return explained(rows.withColumn("_problem", problem(violations)))
+
+
 @pytest.mark.spark
 def test_rows_are_tagged_with_the_first_rule_and_every_reason(spark: Any) -> None:
     rules = [
@@ -106,9 +111,9 @@ def test_rows_are_tagged_with_the_first_rule_and_every_reason(spark: Any) -> Non
     rows = texts.selectExpr("i", "name", "qty", "cast(price as decimal(5,2)) price", "cast(day as date) day")
     plain = [violation for violation in row_violations(COLUMNS, ("name",), rules)]
     # A missing value breaks a missingValues rule too, so rows without qty or price are left to the other tests here.
-    found = {row["i"]: (row["_rule"], row["_reason"]) for row in tagged(rows.where("qty IS NOT NULL"), plain).collect()}
+    found = {row["i"]: (row["_rule"], row["_reason"]) for row in judged(rows.where("qty IS NOT NULL"), plain).collect()}
     assert found == {i: row[4:] for i, row in enumerate(JUDGED) if row[1] is not None}
-    assert tagged(rows, []).where("_rule IS NOT NULL OR _reason IS NOT NULL").count() == 0
+    assert judged(rows, []).where("_rule IS NOT NULL OR _reason IS NOT NULL").count() == 0
 
 
 def test_a_measure_says_itself() -> None:

@@ -14,6 +14,9 @@ from drivetrain import contracts
 from drivetrain.odcs import OBJECT
 
 
+WITHIN, BETWEEN = "\x1f", "\x1e"  # between a rule and its reason, and between two of them
+
+
 @dataclass(frozen=True)
 class Violation:
     """A condition that is true for a row which breaks ``rule``, and the text that says how."""
@@ -114,15 +117,18 @@ def _outside(value: Column, kind: str, name: str, limit: Any) -> Column:
     return tests[name]()  # type: ignore[no-any-return]
 
 
-def tagged(rows: DataFrame, violations: Sequence[Violation]) -> DataFrame:
-    """Add _rule (the first rule that the row breaks, null for a good row) and _reason (all of them)."""
-    rule: Column = F.lit(None).cast("string")
-    reason: Column = F.lit(None).cast("string")
-    if violations:
-        rule = F.coalesce(*[F.when(v.broken, F.lit(v.rule)) for v in violations])
-        reasons = F.concat_ws("; ", *[F.when(v.broken, v.reason) for v in violations])
-        reason = F.when(reduce(Column.__or__, [v.broken for v in violations]), reasons)
-    return rows.select("*", rule.alias("_rule"), reason.alias("_reason"))
+def problem(violations: Sequence[Violation]) -> Column:
+    """One text that names each broken rule and its reason, empty for a good row; each condition is evaluated once."""
+    return F.concat_ws(BETWEEN, *[F.when(v.broken, F.concat(F.lit(v.rule + WITHIN), v.reason)) for v in violations])
+
+
+def explained(rows: DataFrame) -> DataFrame:
+    """_problem -> _rule (the first rule that the row breaks, null for a good row) and _reason (all of them)."""
+    told = F.col("_problem")
+    rule = F.when(told != "", F.substring_index(told, WITHIN, 1))
+    reasons = F.transform(F.split(told, BETWEEN), lambda part: F.regexp_replace(part, f"^[^{WITHIN}]*{WITHIN}", ""))
+    reason = F.when(told != "", F.array_join(reasons, "; "))
+    return rows.select(*[name for name in rows.columns if name != "_problem"], rule.alias("_rule"), reason.alias("_reason"))
 
 
 def measure(rows: DataFrame, rules: Sequence[contracts.Rule]) -> list[Measured]:

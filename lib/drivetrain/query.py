@@ -63,7 +63,8 @@ class Queries:
         if found is None:
             shown = f"{database}.{name}" if database else name
             known = [f"{d}.{n}" for d, n in self.places if self.there((d, n))]
-            fix = nearest(shown, known) if known else "run etl first: there are no tables yet"
+            elsewhere = next((table for table in known if table.split(".")[1] == name), None)
+            fix = nearest(elsewhere or shown, known) if known else "run etl first: there are no tables yet"
             raise _problem(f"there is no table {shown}", fix)
         if not database:
             Table(self.spark, self.places[found]).read().createOrReplaceTempView(name)
