@@ -63,7 +63,7 @@ class Queries:
         if found is None:
             shown = f"{database}.{name}" if database else name
             known = [f"{d}.{n}" for d, n in self.places if self.there((d, n))]
-            elsewhere = next((table for table in known if table.split(".")[1] == name), None)
+            elsewhere = next((f"{layer}.{name}" for layer in SEARCHED if f"{layer}.{name}" in known), None)
             fix = nearest(elsewhere or shown, known) if known else "run etl first: there are no tables yet"
             raise _problem(f"there is no table {shown}", fix)
         if not database:
