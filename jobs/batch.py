@@ -12,8 +12,12 @@ from drivetrain.contracts import Conf
 def arguments() -> argparse.ArgumentParser:
     parser = job.parser(__doc__)
     parser.add_argument("datasets", nargs="*", help="only these datasets (default: all)")
-    parser.add_argument("--release", metavar="CONDITION", help="mark open quarantined rows as right: their rules are waived")
-    parser.add_argument("--repair", metavar="FILE", type=Path, help='JSON lines {"quarantine_id": …, "raw": …}: repaired records')
+    parser.add_argument(
+        "--release", metavar="CONDITION", help="mark open quarantined rows as right: their rules are waived"
+    )
+    parser.add_argument(
+        "--repair", metavar="FILE", type=Path, help='JSON lines {"quarantine_id": …, "raw": …}: repaired records'
+    )
     parser.add_argument("--requeue", action="store_true", help="take released and repaired rows through again, once")
     return parser
 

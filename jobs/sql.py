@@ -16,9 +16,13 @@ PROMPT = "sql> "
 
 def arguments() -> argparse.ArgumentParser:
     parser = job.parser(__doc__)
-    parser.add_argument("query", nargs="?", help="a SELECT, SHOW TABLES or DESCRIBE; without it a shell, or statements from stdin")
+    parser.add_argument(
+        "query", nargs="?", help="a SELECT, SHOW TABLES or DESCRIBE; without it a shell, or statements from stdin"
+    )
     parser.add_argument("--format", choices=("table", "csv", "json"), help="default: table on a terminal, else csv")
-    parser.add_argument("--limit", type=int, default=100, help="rows of a table at most (default 100; csv and json have no limit)")
+    parser.add_argument(
+        "--limit", type=int, default=100, help="rows of a table at most (default 100; csv and json have no limit)"
+    )
     return parser
 
 

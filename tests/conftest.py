@@ -13,7 +13,7 @@ STATE = Path(os.environ.get("DRIVETRAIN_HOME", ROOT / ".drivetrain"))
 
 
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["object"]:
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """local[2], 2 shuffle partitions, no UI, Delta from the prepared jars."""
     from pyspark.sql import SparkSession
 
@@ -45,14 +45,14 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["object"]:
 
 
 @pytest.fixture
-def run_pipeline(spark: "object") -> Callable[..., "object"]:
+def run_pipeline(spark: object) -> Callable[..., object]:
     """run_pipeline(conf_dir, *datasets) -> Outcome of one batch run over that conf folder."""
     from drivetrain import conf as reader
     from drivetrain import job
     from drivetrain.pipeline import Pipeline
     from drivetrain.progress import Progress
 
-    def run(conf_dir: Path, *datasets: str) -> "object":
+    def run(conf_dir: Path, *datasets: str) -> object:
         conf, run_id = reader.load(conf_dir, "local", environ={}), job.run_id()
         return Pipeline(spark, conf, run_id, "batch", Progress(run_id)).transform(datasets)  # type: ignore[arg-type]
 

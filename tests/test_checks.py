@@ -50,7 +50,9 @@ AGGREGATES = [
 def test_which_rows_break_which_rule(spark: Any) -> None:
     rows = spark.createDataFrame([(i, *row) for i, row in enumerate(ROWS)], f"i int, {SCHEMA}")
     found = rows.select("i", *[broken(r).alias(r.name) for r, _ in OF_ROWS]).collect()
-    assert {r.name: [row["i"] for row in found if row[r.name]] for r, _ in OF_ROWS} == {r.name: which for r, which in OF_ROWS}
+    assert {r.name: [row["i"] for row in found if row[r.name]] for r, _ in OF_ROWS} == {
+        r.name: which for r, which in OF_ROWS
+    }
     assert all(row[r.name] is not None for row in found for r, _ in OF_ROWS)
 
 
@@ -66,7 +68,10 @@ def test_every_metric_is_measured(spark: Any) -> None:
 @pytest.mark.spark
 def test_an_empty_table(spark: Any) -> None:
     """Counts are 0; a share of nothing, like the maximum of nothing, is unknown and does not pass."""
-    measured = {item.rule.name: item for item in measure(spark.createDataFrame([], SCHEMA), [r for r, _ in OF_ROWS + AGGREGATES])}
+    measured = {
+        item.rule.name: item
+        for item in measure(spark.createDataFrame([], SCHEMA), [r for r, _ in OF_ROWS + AGGREGATES])
+    }
     assert all(measured[r.name].value == 0 and measured[r.name].passed for r, _ in OF_ROWS)
     assert {name for name, item in measured.items() if item.value is None} == {
         "twice_percent", "nulls_percent", "sql_percent", "own_query", "other_query", "null_query", "no_row_query",
@@ -75,7 +80,9 @@ def test_an_empty_table(spark: Any) -> None:
 
 
 COLUMNS = (
-    make_column("name", required=True, enum=("a", "b"), bounds=(("minLength", 1), ("maxLength", 2), ("pattern", "[a-y]*"))),
+    make_column(
+        "name", required=True, enum=("a", "b"), bounds=(("minLength", 1), ("maxLength", 2), ("pattern", "[a-y]*"))
+    ),
     make_column("qty", "bigint", bounds=(("minimum", 1), ("maximum", 9))),
     make_column("price", "decimal(5,2)", bounds=(("exclusiveMinimum", 0), ("exclusiveMaximum", 10))),
     make_column("day", "date", bounds=(("minimum", "2026-01-05"),)),
@@ -90,7 +97,14 @@ JUDGED = [  # name, qty, price, day, the first rule that is broken, and all reas
     ("a", 10, "0", None, "bounds", "qty is '10', its maximum is 9; price is '0.00', its exclusiveMinimum is 0"),
     ("a", 1, "10", None, "bounds", "price is '10.00', its exclusiveMaximum is 10"),
     ("a", 1, "1", "2026-01-04", "bounds", "day is '2026-01-04', its minimum is 2026-01-05"),
-    ("zzz", 8, "1", None, "enum", "name is 'zzz', not one of a, b; name is 'zzz', its maxLength is 2; name is 'zzz', its pattern is [a-y]*"),
+    (
+        "zzz",
+        8,
+        "1",
+        None,
+        "enum",
+        "name is 'zzz', not one of a, b; name is 'zzz', its maxLength is 2; name is 'zzz', its pattern is [a-y]*",
+    ),
     ("a", 7, "1", None, "unlucky", "breaks unlucky: qty = 7"),
     ("b", 5, "5", None, "fives", "breaks fives: qty, price is 5, 5.00"),
 ]
@@ -104,12 +118,16 @@ def judged(rows: DataFrame, violations: list[Violation]) -> DataFrame:
 def test_rows_are_tagged_with_the_first_rule_and_every_reason(spark: Any) -> None:
     rules = [
         rule("unlucky", action="quarantine", predicate="qty = 7"),
-        rule("fives", action="quarantine", metric="missingValues", columns=("qty", "price"), missing_values=("5", "5.00")),
+        rule(
+            "fives", action="quarantine", metric="missingValues", columns=("qty", "price"), missing_values=("5", "5.00")
+        ),
         rule("only_flagged", predicate="qty = 1"),
     ]
-    texts = spark.createDataFrame([(i, *row[:4]) for i, row in enumerate(JUDGED)], "i int, name string, qty bigint, price string, day string")
+    texts = spark.createDataFrame(
+        [(i, *row[:4]) for i, row in enumerate(JUDGED)], "i int, name string, qty bigint, price string, day string"
+    )
     rows = texts.selectExpr("i", "name", "qty", "cast(price as decimal(5,2)) price", "cast(day as date) day")
-    plain = [violation for violation in row_violations(COLUMNS, ("name",), rules)]
+    plain = list(row_violations(COLUMNS, ("name",), rules))
     # A missing value breaks a missingValues rule too, so rows without qty or price are left to the other tests here.
     found = {row["i"]: (row["_rule"], row["_reason"]) for row in judged(rows.where("qty IS NOT NULL"), plain).collect()}
     assert found == {i: row[4:] for i, row in enumerate(JUDGED) if row[1] is not None}

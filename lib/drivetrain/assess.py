@@ -6,44 +6,49 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+import pandas as pd
+from pyspark.sql import DataFrame
 
 from drivetrain.contracts import Dataset
 from drivetrain.drift import fit
 from drivetrain.landing import Landed
 from drivetrain.ops import ProfileRow
 
-KINDS: Final = ("integer", "number", "date", "timestamp", "boolean")
-CASTS: Final = {"integer": "bigint", "number": "double", "date": "date", "timestamp": "timestamp", "boolean": "boolean"}
+KINDS: Final = {
+    "integer": r"[+-]?\d{1,18}",
+    "number": r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?",
+    "date": r"\d{4}-\d{1,2}-\d{1,2}",
+    "timestamp": r"\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}(:\d{1,2}){1,2}(\.\d+)?(Z|[+-]\d{2}:?\d{2})?)?",
+    "boolean": r"(?i:true|false|t|f|yes|no|y|n)",
+}
 NULLS_MOVED: Final = 0.2
+SHOWN: Final = 40
 
 
 def profile(texts: DataFrame) -> dict[str, dict[str, Any]]:
-    """Text columns -> for each: sampled, nulls, kind (the narrowest that all its values fit), smallest, largest."""
-    names = texts.columns
-    figures = [part for i, name in enumerate(names) for part in _figures(i, F.col(f"`{name}`"))]
-    row = texts.agg(F.count(F.lit(1)).alias("sampled"), *figures).collect()[0]
-    return {
-        name: {
-            "sampled": row["sampled"], "nulls": row["sampled"] - row[f"there{i}"], "smallest": row[f"low{i}"],
-            "largest": row[f"high{i}"], "kind": _kind(row.asDict(), i),
-        }
-        for i, name in enumerate(names)
-    }  # fmt: skip
+    """Text columns of a sample, small enough for the driver -> for each: sampled, nulls, kind (the narrowest that
+    all its values fit), smallest, largest."""
+    sample = texts.toPandas()
+    return {name: _figures(sample.iloc[:, i]) for i, name in enumerate(texts.columns)}
 
 
-def _figures(i: int, value: Column) -> list[Column]:
-    # Spark takes a time stamp for a date, and drops its time.
-    given = {kind: F.when(F.length(value) <= 10, value) if kind == "date" else value for kind in KINDS}
-    fits = [F.count(given[kind].try_cast(CASTS[kind])).alias(f"{kind}{i}") for kind in KINDS]
-    shown = F.substring(value, 1, 40)
-    return [F.count(value).alias(f"there{i}"), F.min(shown).alias(f"low{i}"), F.max(shown).alias(f"high{i}"), *fits]
+def _figures(values: pd.Series[Any]) -> dict[str, Any]:
+    there = values.dropna().astype(str)
+    edges = (str(there.min())[:SHOWN], str(there.max())[:SHOWN]) if len(there) else (None, None)
+    figures = {"sampled": len(values), "nulls": len(values) - len(there), "kind": _kind(there)}
+    return {**figures, "smallest": edges[0], "largest": edges[1]}
 
 
-def _kind(row: Mapping[str, Any], i: int) -> str:
-    there = row[f"there{i}"]
-    return next((kind for kind in KINDS if there and row[f"{kind}{i}"] == there), "string" if there else "empty")
+def _kind(there: pd.Series[Any]) -> str:
+    if there.empty:
+        return "empty"
+    return next((kind for kind, pattern in KINDS.items() if _fits(there, kind, pattern)), "string")
+
+
+def _fits(there: pd.Series[Any], kind: str, pattern: str) -> bool:
+    if not there.str.fullmatch(pattern).all():
+        return False
+    return kind not in ("date", "timestamp") or bool(pd.to_datetime(there.str[:10], errors="coerce").notna().all())
 
 
 def notes(
@@ -104,7 +109,8 @@ def rows(
 def _edges(dataset: Dataset, name: str, figures: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Smallest and largest value; of personal columns none, since ops tables are for everybody."""
     private = any(
-        column.classification in ("personal", "restricted") and name in (column.feed_name, *column.sources)
+        column.classification in ("personal", "restricted")
+        and name in (column.feed_name, *column.aliases, *column.sources)
         for column in dataset.columns
     )
     return (None, None) if private else (figures["smallest"], figures["largest"])

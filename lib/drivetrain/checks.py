@@ -13,7 +13,6 @@ from pyspark.sql import functions as F
 from drivetrain import contracts
 from drivetrain.odcs import OBJECT
 
-
 WITHIN, BETWEEN = "\x1f", "\x1e"  # between a rule and its reason, and between two of them
 
 
@@ -128,7 +127,9 @@ def explained(rows: DataFrame) -> DataFrame:
     rule = F.when(told != "", F.substring_index(told, WITHIN, 1))
     reasons = F.transform(F.split(told, BETWEEN), lambda part: F.regexp_replace(part, f"^[^{WITHIN}]*{WITHIN}", ""))
     reason = F.when(told != "", F.array_join(reasons, "; "))
-    return rows.select(*[name for name in rows.columns if name != "_problem"], rule.alias("_rule"), reason.alias("_reason"))
+    return rows.select(
+        *[name for name in rows.columns if name != "_problem"], rule.alias("_rule"), reason.alias("_reason")
+    )
 
 
 def measure(rows: DataFrame, rules: Sequence[contracts.Rule]) -> list[Measured]:

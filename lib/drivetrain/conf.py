@@ -69,7 +69,11 @@ def load(conf_dir: Path, env: str, environ: Mapping[str, str] | None = None, set
         layered = Layered({}, {}, Path(os.path.abspath(conf_dir)).parent)
     settings = None if problems else _settings(layered, problems)
     root = str(layered.root)
-    places = {"root": root, "landing": settings.landing if settings else root, "warehouse": settings.warehouse if settings else root}
+    places = {
+        "root": root,
+        "landing": settings.landing if settings else root,
+        "warehouse": settings.warehouse if settings else root,
+    }
     datasets = [_dataset(path, env, places, problems) for path in _files(conf_dir / "datasets", ".yaml", problems)]
     whole = {dataset.name: dataset for dataset in datasets if dataset}
     gold = _gold(conf_dir / "gold", whole, all(datasets), problems)
@@ -80,8 +84,14 @@ def load(conf_dir: Path, env: str, environ: Mapping[str, str] | None = None, set
 
 def _files(folder: Path, suffix: str, problems: list[Problem]) -> list[Path]:
     for path in sorted(folder.glob("*")):
-        if path.suffix not in (".yaml", ".sql") or (suffix == ".yaml" and folder.name == "datasets" and path.suffix == ".sql"):
-            problems.append(Problem("stray-file", shown(path), "this file is not read", "name it <name>.yaml, or move it out of conf"))
+        if path.suffix not in (".yaml", ".sql") or (
+            suffix == ".yaml" and folder.name == "datasets" and path.suffix == ".sql"
+        ):
+            problems.append(
+                Problem(
+                    "stray-file", shown(path), "this file is not read", "name it <name>.yaml, or move it out of conf"
+                )
+            )
     return sorted(folder.glob(f"*{suffix}"))
 
 
@@ -92,15 +102,31 @@ def _settings(layered: Layered, problems: list[Problem]) -> Settings | None:
         for item in error.errors():
             path = tuple(str(part) for part in item["loc"])
             where = next((layered.origin[leaf] for leaf in layered.origin if leaf[: len(path)] == path), "base.yaml:1")
-            fix = nearest(path[-1], keys(SettingsModel, path[:-1])) if item["type"] == "extra_forbidden" else "see docs/contracts.md, Settings"
-            what = f"unknown key {'.'.join(path)!r}" if item["type"] == "extra_forbidden" else f"{'.'.join(path)}: {item['msg']}"
+            fix = (
+                nearest(path[-1], keys(SettingsModel, path[:-1]))
+                if item["type"] == "extra_forbidden"
+                else "see docs/contracts.md, Settings"
+            )
+            what = (
+                f"unknown key {'.'.join(path)!r}"
+                if item["type"] == "extra_forbidden"
+                else f"{'.'.join(path)}: {item['msg']}"
+            )
             problems.append(Problem("settings", where, what, fix))
         return None
     if model.timezone not in available_timezones():
         where = layered.origin.get(("timezone",), "base.yaml:1")
-        problems.append(Problem("timezone", where, f"time zone {model.timezone!r} is unknown", nearest(model.timezone, available_timezones())))
+        problems.append(
+            Problem(
+                "timezone",
+                where,
+                f"time zone {model.timezone!r} is unknown",
+                nearest(model.timezone, available_timezones()),
+            )
+        )
     return Settings(
-        company=model.company, landing=_absolute(model.landing, layered.root), warehouse=_absolute(model.warehouse, layered.root),
+        company=model.company, landing=_absolute(model.landing, layered.root),
+        warehouse=_absolute(model.warehouse, layered.root),
         timezone=model.timezone, settle_seconds=model.settle_seconds, max_record_bytes=model.max_record_bytes,
         sample_rows=model.sample_rows, unified_table=model.unified_table,
         make_feeds=model.make_feeds.model_dump() if model.make_feeds else None,
@@ -121,12 +147,18 @@ def _dataset(path: Path, env: str, places: Mapping[str, str], problems: list[Pro
     return read_dataset(document, Findings(path, lines, problems), env, places)
 
 
-def _gold(folder: Path, datasets: Mapping[str, Dataset], datasets_whole: bool, problems: list[Problem]) -> list[GoldTable]:
+def _gold(
+    folder: Path, datasets: Mapping[str, Dataset], datasets_whole: bool, problems: list[Problem]
+) -> list[GoldTable]:
     sqls = {path.stem: path for path in _files(folder, ".sql", problems)}
     yamls = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     for name in sorted(set(sqls) ^ set(yamls)):
         there, missing = (sqls, ".yaml") if name in sqls else (yamls, ".sql")
-        problems.append(Problem("gold-pair", shown(there[name]), f"{name}{missing} is missing", f"write {folder.name}/{name}{missing}"))
+        problems.append(
+            Problem(
+                "gold-pair", shown(there[name]), f"{name}{missing} is missing", f"write {folder.name}/{name}{missing}"
+            )
+        )
     texts = {name: sqls[name].read_text("utf-8").strip().rstrip(";") for name in sorted(set(sqls) & set(yamls))}
     schema = {name: dataset.silver_types for name, dataset in datasets.items()}
     tables: list[GoldTable] = []
@@ -145,7 +177,14 @@ def _sql_order(texts: Mapping[str, str], paths: Mapping[str, Path], problems: li
             inputs = tuple(sqltext.tables(sqltext.select(text)))
         except sqltext.SqlProblem as problem:
             line = re.search(r"line (\d+)", str(problem))
-            problems.append(Problem("sql", f"{shown(paths[name])}:{line[1] if line else 1}", str(problem), "write one SELECT over silver names"))
+            problems.append(
+                Problem(
+                    "sql",
+                    f"{shown(paths[name])}:{line[1] if line else 1}",
+                    str(problem),
+                    "write one SELECT over silver names",
+                )
+            )
             continue
         drafts.append(GoldTable(name, text, inputs, (), "", "", (), (), None, (), ""))
     while True:
@@ -153,7 +192,14 @@ def _sql_order(texts: Mapping[str, str], paths: Mapping[str, Path], problems: li
             return [draft.name for draft in build_order(drafts)]
         except CycleError as error:
             ring = error.args[1]
-            problems.append(Problem("gold-cycle", shown(paths[ring[0]]), f"gold tables read each other: {' → '.join(ring)}", "break the ring"))
+            problems.append(
+                Problem(
+                    "gold-cycle",
+                    shown(paths[ring[0]]),
+                    f"gold tables read each other: {' → '.join(ring)}",
+                    "break the ring",
+                )
+            )
             drafts = _without(drafts, set(ring))
 
 
@@ -200,7 +246,9 @@ def _gold_table(
     for column in columns:
         check_name(column, (), f"column of {name}:", in_sql)
     for i, column in [(i, column) for i, column in enumerate(model.key) if column not in columns]:
-        found.add("unknown-column", ("key", i), f"the key names no column of the query: {column!r}", nearest(column, columns))
+        found.add(
+            "unknown-column", ("key", i), f"the key names no column of the query: {column!r}", nearest(column, columns)
+        )
     check_standard(model.checks, found, "DataQualityChecks", ("checks",))
     if len(problems) > before:
         return None

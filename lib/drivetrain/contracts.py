@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -18,6 +19,14 @@ SCD2_COLUMNS: Final = ("valid_from", "valid_to", "is_current")
 
 Action = Literal["quarantine", "flag", "stop"]
 Format = Literal["csv", "json", "parquet", "text", "document"]
+COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+    "mustBe": operator.eq,
+    "mustNotBe": operator.ne,
+    "mustBeGreaterThan": operator.gt,
+    "mustBeGreaterOrEqualTo": operator.ge,
+    "mustBeLessThan": operator.lt,
+    "mustBeLessOrEqualTo": operator.le,
+}
 
 
 @dataclass(frozen=True)
@@ -47,19 +56,10 @@ class Rule:
         """Whether ``measured`` passes; an unmeasured value does not."""
         if measured is None:
             return False
-        limit = self.threshold
-        return bool(
-            {
-                "mustBe": lambda: measured == limit,
-                "mustNotBe": lambda: measured != limit,
-                "mustBeGreaterThan": lambda: measured > limit,
-                "mustBeGreaterOrEqualTo": lambda: measured >= limit,
-                "mustBeLessThan": lambda: measured < limit,
-                "mustBeLessOrEqualTo": lambda: measured <= limit,
-                "mustBeBetween": lambda: limit[0] <= measured <= limit[1],
-                "mustNotBeBetween": lambda: not limit[0] <= measured <= limit[1],
-            }[self.operator]()
-        )
+        if "Between" in self.operator:
+            low, high = self.threshold
+            return bool(low <= measured <= high) == (self.operator == "mustBeBetween")
+        return bool(COMPARISONS[self.operator](measured, self.threshold))
 
 
 @dataclass(frozen=True)

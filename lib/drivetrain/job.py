@@ -1,4 +1,4 @@
-"""What every job does first: read its arguments and conf, take the warehouse's lock, and end with one list of problems."""
+"""What every job does: read its arguments and conf, take the warehouse's lock, end with one list of problems."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the arguments that every job takes."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--env", default="local", help="environment: the file laid over base.yaml (local, yarn)")
-    made.add_argument("--conf-dir", type=Path, default=Path(__file__).resolve().parents[2] / "conf", help="the conf folder")
-    made.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting, over all others")
+    made.add_argument(
+        "--conf-dir", type=Path, default=Path(__file__).resolve().parents[2] / "conf", help="the conf folder"
+    )
+    made.add_argument(
+        "--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting, over all others"
+    )
     return made
 
 
@@ -70,7 +74,8 @@ def check_names(names: Sequence[str], conf: Conf) -> None:
     unknown = [name for name in names if name not in conf.datasets]
     if unknown:
         raise DrivetrainError(*[
-            Problem("unknown-dataset", "arguments", f"no dataset is named {name!r}", nearest(name, conf.datasets)) for name in unknown
+            Problem("unknown-dataset", "arguments", f"no dataset is named {name!r}", nearest(name, conf.datasets))
+            for name in unknown
         ])  # fmt: skip
 
 
@@ -101,7 +106,12 @@ def lock(conf: Conf) -> Iterator[None]:
         handle = (folder / ".lock").open("w")
     except OSError as error:
         raise DrivetrainError(
-            Problem("warehouse", str(folder), f"the warehouse cannot be written: {error.strerror}", "set warehouse to a folder of yours")
+            Problem(
+                "warehouse",
+                str(folder),
+                f"the warehouse cannot be written: {error.strerror}",
+                "set warehouse to a folder of yours",
+            )
         ) from error
     with handle:
         try:
@@ -118,7 +128,17 @@ def summary(outcome: Outcome, conf: Conf, page: Path | None) -> None:
     if not outcome.ledger and not outcome.published:
         print("Nothing new: every table is up to date.")
     if outcome.ledger:
-        columns = ("dataset", "rows in", "good", "quarantined", "duplicate", "late", "inserted", "updated", "superseded")
+        columns = (
+            "dataset",
+            "rows in",
+            "good",
+            "quarantined",
+            "duplicate",
+            "late",
+            "inserted",
+            "updated",
+            "superseded",
+        )
         table(columns, [
             (r.dataset, r.rows_in, r.good, r.quarantined, r.duplicate, r.late, r.inserted, r.updated, r.superseded)
             for r in outcome.ledger

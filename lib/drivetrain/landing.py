@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 import pyarrow
 import pyarrow.parquet
@@ -45,7 +45,8 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Landed:
-    """A file that can be read. ``header`` names the feed's columns where the format has names, ``layout`` hashes them."""
+    """A file that can be read. ``header`` names the feed's columns where the format has names; ``layout``
+    is its hash."""
 
     name: str
     path: str
@@ -77,11 +78,17 @@ def arrivals(dataset: Dataset, settle_seconds: float) -> list[Arrival]:
     root = local_path(dataset)
     if not root.is_dir():
         raise DrivetrainError(
-            Problem("landing", f"{dataset.where} ({dataset.name})", f"the feed's folder {root} does not exist",
-                    "make it, or correct the path under servers")  # fmt: skip
+            Problem(
+                "landing",
+                f"{dataset.where} ({dataset.name})",
+                f"the feed's folder {root} does not exist",
+                "make it, or correct the path under servers",
+            )
         )
     newest = time.time_ns() - int(settle_seconds * 1e9)
-    found = [Arrival(str(p.relative_to(root)), str(p), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for p, s in _files(root)]
+    found = [
+        Arrival(str(p.relative_to(root)), str(p), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for p, s in _files(root)
+    ]
     wanted = [a for a in found if fnmatch(a.name.rsplit("/", 1)[-1], dataset.files)]
     return sorted((a for a in wanted if settle_seconds == 0 or a.modified <= newest), key=lambda a: a.name)
 
@@ -117,7 +124,10 @@ def inspect_all(dataset: Dataset, files: Iterable[Arrival]) -> list[Landed | Rej
 
 def inspect(dataset: Dataset, file: Arrival) -> Landed | Rejected:
     """Read the file once through: its hash, its header, and whether it is whole."""
-    reject = lambda rule, reason: Rejected(file.name, file.size, file.modified, rule, reason)  # noqa: E731
+
+    def reject(rule: str, reason: str) -> Rejected:
+        return Rejected(file.name, file.size, file.modified, rule, reason)
+
     if file.size == 0:
         return reject("empty_file", f"{file.name} has no bytes")
     try:
@@ -194,7 +204,9 @@ def _charset(head: bytes, declared: str) -> str:
     if mark:
         return mark
     name = codecs.lookup(declared).name
-    return {"utf-8": "UTF-8", "utf-16": "UTF-16LE", "utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}.get(name, declared)
+    return {"utf-8": "UTF-8", "utf-16": "UTF-16LE", "utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}.get(
+        name, declared
+    )
 
 
 def _header(dataset: Dataset, file: Arrival, head: bytes, charset: str) -> tuple[str, ...]:
@@ -222,9 +234,11 @@ def _first_line(head: bytes, charset: str) -> str:
 def _fields(dataset: Dataset, line: str) -> list[str]:
     options = dataset.options
     if len(options.delimiter) == 1:
-        quoting = csv.QUOTE_MINIMAL if options.quote else csv.QUOTE_NONE
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if options.quote else csv.QUOTE_NONE
         csv.field_size_limit(1 << 30)
-        rows = csv.reader(io.StringIO(line), delimiter=options.delimiter, quotechar=options.quote or None, quoting=quoting)
+        rows = csv.reader(
+            io.StringIO(line), delimiter=options.delimiter, quotechar=options.quote or None, quoting=quoting
+        )
         return [name.strip() for name in next(rows, [])]
     return [name.strip().strip(options.quote or None) for name in line.split(options.delimiter)]
 

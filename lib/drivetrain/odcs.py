@@ -61,7 +61,9 @@ class Findings:
     def add(self, code: str, at: Sequence[str | int], what: str, fix: str) -> None:
         self.problems.append(Problem(code, self.where(at), what, fix))
 
-    def add_pydantic(self, error: ValidationError, at: Path_, model: type[BaseModel], places: Mapping[str, Path_]) -> None:
+    def add_pydantic(
+        self, error: ValidationError, at: Path_, model: type[BaseModel], places: Mapping[str, Path_]
+    ) -> None:
         """One problem for each thing that the model refused; ``places`` maps its top-level keys to where they stand."""
         for item in error.errors():
             loc = tuple(part for part in item["loc"] if not (isinstance(part, str) and "[" in part))
@@ -78,8 +80,13 @@ class Findings:
 def keys(model: type[BaseModel], at: Sequence[str | int]) -> list[str]:
     """The keys that the model, or the one that stands in it at that place, knows."""
     for part in at:
-        inner = next((field.annotation for name, field in model.model_fields.items() if part == (field.alias or name)), None)
-        model = next((kind for kind in (inner, *get_args(inner)) if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+        inner = next(
+            (field.annotation for name, field in model.model_fields.items() if part == (field.alias or name)), None
+        )
+        model = next(
+            (kind for kind in (inner, *get_args(inner)) if isinstance(kind, type) and issubclass(kind, BaseModel)),
+            model,
+        )
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -168,11 +175,16 @@ def _walk(node: Any) -> Iterable[dict[str, Any]]:
 UNKNOWN: Final = ("additionalProperties", "unevaluatedProperties")
 
 
+def _definitions(validator: jsonschema.protocols.Validator) -> Any:
+    schema: Any = validator.schema
+    return schema["$defs"]
+
+
 def check_standard(document: Any, found: Findings, part: str | None = None, at: Path_ = ()) -> None:
     """Add what the standard's own JSON Schema rejects; of a ``part`` by its name there, which stands at ``at``."""
     validator, known = _standard()
     if part:
-        validator = validator.evolve(schema={"$ref": f"#/$defs/{part}", "$defs": validator.schema["$defs"]})
+        validator = validator.evolve(schema={"$ref": f"#/$defs/{part}", "$defs": _definitions(validator)})
     errors = sorted(validator.iter_errors(document), key=lambda e: [str(p) for p in e.absolute_path])
     others = {tuple(error.absolute_path) for error in errors if error.validator not in UNKNOWN}
     told: set[tuple[str | int, ...]] = set()  # several parts of the standard may refuse the same key
@@ -219,9 +231,14 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
         found.add("name", ("schema", 0, "name"), f"the schema object is {name!r}, the file {found.path.stem!r}",
                   f"name the file {name}.yaml, or the object {found.path.stem}")  # fmt: skip
     extra: DatasetExtras = extras(document.get("customProperties"), ("customProperties",), DatasetExtras, found)
-    spots = {str(item.get("property")): ("customProperties", i, "value") for i, item in enumerate(document.get("customProperties") or [])}
+    spots = {
+        str(item.get("property")): ("customProperties", i, "value")
+        for i, item in enumerate(document.get("customProperties") or [])
+    }
     server, server_at = _server(document, env, found)
-    columns = [_column(item, ("schema", 0, "properties", i), found) for i, item in enumerate(schema.get("properties") or [])]
+    columns = [
+        _column(item, ("schema", 0, "properties", i), found) for i, item in enumerate(schema.get("properties") or [])
+    ]
     names = [column.name for column in columns]
     for name_ in sorted({n for n in names if names.count(n) > 1}):
         second = [i for i, other in enumerate(names) if other == name_][1]
@@ -235,14 +252,20 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
     rules = _rules(schema, names, found)
     history = extra.history or ("latest" if key else "append")
     if history != "append" and not key:
-        found.add("key", ("schema", 0), f"history {history} needs a primary key", "mark the key columns primaryKey: true")
+        found.add(
+            "key", ("schema", 0), f"history {history} needs a primary key", "mark the key columns primaryKey: true"
+        )
     if history == "latest" and extra.identity == "position":
-        found.add("identity", spots["identity"], "history latest keeps one row a key, and position tells every row apart",
+        found.add("identity", spots["identity"], "history latest keeps one row a key, position tells all apart",
                   "leave identity out, or let history be append")  # fmt: skip
     if history == "scd2" and extra.identity is not None:
-        found.add("identity", spots["identity"], "history scd2 knows an event by key and sequence", "leave identity out")
+        found.add(
+            "identity", spots["identity"], "history scd2 knows an event by key and sequence", "leave identity out"
+        )
     if history == "scd2" and not extra.sequence:
-        found.add("sequence", spots["history"], "history scd2 needs a sequence column", "add {property: sequence, value: …}")
+        found.add(
+            "sequence", spots["history"], "history scd2 needs a sequence column", "add {property: sequence, value: …}"
+        )
     path = _expand(str(server.get("path", "")), server_at, places, found)
     freshness, latency = _hours(document, "freshness", found), _hours(document, "latency", found)
     if len(found.problems) > before:
@@ -262,7 +285,12 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
 def check_name(name: str, at: Sequence[str | int], what: str, found: Findings) -> None:
     """Names meet SQL and paths, so only plain ones pass."""
     if not NAME.fullmatch(name):
-        found.add("name", at, f"{what} name {name[:80]!r} is not allowed", "use a-z, 0-9 and _, begin with a letter, at most 63")
+        found.add(
+            "name",
+            at,
+            f"{what} name {name[:80]!r} is not allowed",
+            "use a-z, 0-9 and _, begin with a letter, at most 63",
+        )
 
 
 def _identity(extra: DatasetExtras, key: tuple[str, ...], history: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -276,7 +304,11 @@ def _identity(extra: DatasetExtras, key: tuple[str, ...], history: str, names: S
 
 
 def _key(schema: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
-    marked = [(p.get("primaryKeyPosition") or 0, i) for i, p in enumerate(schema.get("properties") or []) if p.get("primaryKey")]
+    marked = [
+        (p.get("primaryKeyPosition") or 0, i)
+        for i, p in enumerate(schema.get("properties") or [])
+        if p.get("primaryKey")
+    ]
     return tuple(names[i] for _, i in sorted(marked))
 
 
@@ -290,20 +322,42 @@ def _spark_text(value: Any) -> str:
 
 
 def _hours(document: Mapping[str, Any], name: str, found: Findings) -> float | None:
-    scale = {"h": 1.0, "hour": 1.0, "hours": 1.0, "d": 24.0, "day": 24.0, "days": 24.0, "m": 1 / 60, "min": 1 / 60, "s": 1 / 3600}
+    scale = {
+        "h": 1.0,
+        "hour": 1.0,
+        "hours": 1.0,
+        "d": 24.0,
+        "day": 24.0,
+        "days": 24.0,
+        "m": 1 / 60,
+        "min": 1 / 60,
+        "s": 1 / 3600,
+    }
     for i, item in enumerate(document.get("slaProperties") or []):
         if item.get("property") == name:
             if isinstance(item.get("value"), (int, float)) and item.get("unit") in scale:
                 return float(item["value"]) * scale[item["unit"]]
-            found.add("sla", ("slaProperties", i), f"{name} is not a number with a unit", f"write a value and one of {', '.join(scale)}")
+            found.add(
+                "sla",
+                ("slaProperties", i),
+                f"{name} is not a number with a unit",
+                f"write a value and one of {', '.join(scale)}",
+            )
     return None
 
 
 def _server(document: Mapping[str, Any], env: str, found: Findings) -> tuple[Mapping[str, Any], Path_]:
     servers = document.get("servers") or []
-    chosen = [i for i, server in enumerate(servers) if server.get("server") == env] or ([0] if len(servers) == 1 else [])
+    chosen = [i for i, server in enumerate(servers) if server.get("server") == env] or (
+        [0] if len(servers) == 1 else []
+    )
     if not chosen or not servers[chosen[0]].get("path"):
-        found.add("server", ("servers",), f"no server for --env {env} with a path", f"add {{server: {env}, type: local, path: …, format: …}}")
+        found.add(
+            "server",
+            ("servers",),
+            f"no server for --env {env} with a path",
+            f"add {{server: {env}, type: local, path: …, format: …}}",
+        )
         return {}, ("servers",)
     return dict(servers[chosen[0]]), ("servers", chosen[0])
 
@@ -317,7 +371,12 @@ def _expand(path: str, server_at: Path_, places: Mapping[str, str], found: Findi
         found.add("path", (*server_at, "path"), f"path {full!r} holds '..', a wildcard or a control character",
                   "write the folder itself; which files, is customProperties files")  # fmt: skip
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", full) and not re.match(r"(file|hdfs):/", full):
-        found.add("path", (*server_at, "path"), f"path {full!r} has a scheme that is not read", "use a plain path, file:/ or hdfs://")
+        found.add(
+            "path",
+            (*server_at, "path"),
+            f"path {full!r} has a scheme that is not read",
+            "use a plain path, file:/ or hdfs://",
+        )
     if not re.match(r"/|[a-z]+:", full):
         full = str(Path(places["root"]) / full)
     return full
@@ -326,26 +385,43 @@ def _expand(path: str, server_at: Path_, places: Mapping[str, str], found: Findi
 def _column(item: Mapping[str, Any], at: Path_, found: Findings) -> Column:
     name, logical = str(item.get("name")), str(item.get("logicalType", "string"))
     if name in (*META_COLUMNS, *SCD2_COLUMNS):
-        found.add("name", (*at, "name"), f"column {name!r} is one of Drivetrain's own", "rename it; physicalName keeps the feed's name")
+        found.add(
+            "name",
+            (*at, "name"),
+            f"column {name!r} is one of Drivetrain's own",
+            "rename it; physicalName keeps the feed's name",
+        )
     else:
         check_name(name, (*at, "name"), "column", found)
     extra: ColumnExtras = extras(item.get("customProperties"), (*at, "customProperties"), ColumnExtras, found)
     options = dict(item.get("logicalTypeOptions") or {})
     classification = item.get("classification")
     if classification is not None and classification not in CLASSIFICATIONS:
-        found.add("classification", (*at, "classification"), f"classification {classification!r}", nearest(classification, CLASSIFICATIONS))
+        found.add(
+            "classification",
+            (*at, "classification"),
+            f"classification {classification!r}",
+            nearest(classification, CLASSIFICATIONS),
+        )
     form = options.pop("format", None) if logical in ("date", "timestamp") else None
     for unused in ("format", "timezone", "defaultTimezone"):
         options.pop(unused, None)
     for unknown in [key for key in options if key not in BOUNDS]:
-        found.add("bad-value", (*at, "logicalTypeOptions", unknown), f"{unknown} is not checked here", nearest(unknown, BOUNDS))
+        found.add(
+            "bad-value",
+            (*at, "logicalTypeOptions", unknown),
+            f"{unknown} is not checked here",
+            nearest(unknown, BOUNDS),
+        )
     _check_pattern(options.get("pattern"), (*at, "logicalTypeOptions"), found)
     transform, sources = item.get("transformLogic"), tuple[str, ...]()
     if transform is not None:
         try:
             sources = tuple(sqltext.columns(str(transform)))
         except sqltext.SqlProblem as problem:
-            found.add("sql", (*at, "transformLogic"), f"transformLogic of {name}: {problem}", "write one Spark SQL expression")
+            found.add(
+                "sql", (*at, "transformLogic"), f"transformLogic of {name}: {problem}", "write one Spark SQL expression"
+            )
     return Column(
         name=name, feed_name=str(item.get("physicalName") or name), type=_type(item, logical, at, found),
         aliases=extra.aliases, transform=transform, sources=sources, format=form,
@@ -374,7 +450,11 @@ def _type(item: Mapping[str, Any], logical: str, at: Path_, found: Findings) -> 
     physical = {"integer": "int", "long": "bigint"}.get(physical, physical)
     physical = "string" if re.fullmatch(r"(var)?char\(\d+\)|text", physical) else physical
     base, sized = re.sub(r"\(.*", "", physical), re.fullmatch(r"decimal\((\d+),(\d+)\)", physical)
-    if base not in PHYSICAL[logical] or (base == "decimal") != bool(sized) or (sized and not int(sized[2]) <= int(sized[1]) <= 38):
+    if (
+        base not in PHYSICAL[logical]
+        or (base == "decimal") != bool(sized)
+        or (sized and not int(sized[2]) <= int(sized[1]) <= 38)
+    ):
         found.add("type", (*at, "physicalType"), f"physicalType {physical!r} does not go with {logical}",
                   nearest(base, PHYSICAL[logical], "use one of these, or did you mean"))  # fmt: skip
         return TYPES[logical]
@@ -390,12 +470,17 @@ def _check_extras(extra: DatasetExtras, names: Sequence[str], spots: Mapping[str
                 found.add("unknown-column", spots[key], f"{key} names no column: {value!r}", nearest(value, names))
     for key in extra.spark:
         if not DATASET_SPARK_KEYS.fullmatch(key):
-            found.add("spark-key", (*spots["spark"], key), f"Spark key {key!r} is refused in a dataset file",
-                      "only planning keys such as spark.sql.shuffle.partitions are; the rest belongs in base.yaml")  # fmt: skip
+            found.add("spark-key", (*spots["spark"], key), f"Spark key {key!r} is refused in a dataset",
+                      "only planning keys (spark.sql.shuffle.partitions …) go here; others into base.yaml")  # fmt: skip
     try:
         "".encode(extra.options.encoding)
     except LookupError:
-        found.add("encoding", (*spots["options"], "encoding"), f"encoding {extra.options.encoding!r} is unknown", "write UTF-8, windows-1252, UTF-16 …")
+        found.add(
+            "encoding",
+            (*spots["options"], "encoding"),
+            f"encoding {extra.options.encoding!r} is unknown",
+            "write UTF-8, windows-1252, UTF-16 …",
+        )
 
 
 def _rules(schema: Mapping[str, Any], names: Sequence[str], found: Findings) -> list[Rule]:
@@ -419,7 +504,8 @@ def read_rules(
     items: Any, at: Path_, column: str | None, names: Sequence[str], found: Findings,
     actions: Sequence[str] = ("quarantine", "flag", "stop"), default: Literal["flag", "stop"] = "flag",
 ) -> list[Rule]:  # fmt: skip
-    """The rules of one quality list; ``names`` are the columns that they may name, ``default`` where none can quarantine."""
+    """The rules of one quality list; ``names`` are the columns that they may name, ``default`` is for those that cannot
+    quarantine."""
     rules = [_rule(item, (*at, i), column, names, found, actions, default) for i, item in enumerate(items or [])]
     return [rule for rule in rules if rule is not None]
 
@@ -457,11 +543,18 @@ def _rule(
         pattern=arguments.pattern, predicate=predicate, query=query, percent=item.get("unit") == "percent",
     )  # fmt: skip
     if operator in ("mustBe", "mustNotBe") and not isinstance(rule.threshold, (int, float)):
-        found.add("rule", (*at, operator), f"{operator} compares with a number, not {rule.threshold!r}", "write a number")
+        found.add(
+            "rule", (*at, operator), f"{operator} compares with a number, not {rule.threshold!r}", "write a number"
+        )
     able = rule.by_row and operator == "mustBe" and rule.threshold == 0 and not rule.percent and "quarantine" in actions
     action = extra.action or ("quarantine" if able else default)
     if action not in actions or (action == "quarantine" and not able):
-        found.add("rule", at, f"rule {name} cannot {action}", "quarantine needs a condition on single rows and mustBe: 0; else flag or stop")
+        found.add(
+            "rule",
+            at,
+            f"rule {name} cannot {action}",
+            "quarantine needs a condition on single rows and mustBe: 0; else flag or stop",
+        )
     return Rule(**{**rule.__dict__, "action": action})
 
 
@@ -478,18 +571,28 @@ def _arguments(item: Mapping[str, Any], at: Path_, found: Findings) -> RuleArgum
 def _sql(
     item: Mapping[str, Any], at: Path_, column: str | None, names: Sequence[str], found: Findings
 ) -> tuple[str | None, str | None]:
-    text = str(item.get("query") or "").replace("{object}", OBJECT).replace("{property}", f"`{column}`" if column else "{property}")
+    text = (
+        str(item.get("query") or "")
+        .replace("{object}", OBJECT)
+        .replace("{property}", f"`{column}`" if column else "{property}")
+    )
     try:
         query = sqltext.select(text)
         read = sqltext.tables(query)
         if read != [OBJECT]:
-            raise sqltext.SqlProblem(f"it reads {', '.join(read) or 'nothing'}; a rule reads {{object}} and nothing else")
-        complaint = sqltext.unknown_columns(query, {OBJECT: {**dict.fromkeys(names, "string"), **dict.fromkeys(META_COLUMNS, "string")}})
+            raise sqltext.SqlProblem(
+                f"it reads {', '.join(read) or 'nothing'}; a rule reads {{object}} and nothing else"
+            )
+        complaint = sqltext.unknown_columns(
+            query, {OBJECT: {**dict.fromkeys(names, "string"), **dict.fromkeys(META_COLUMNS, "string")}}
+        )
         if complaint:
             raise sqltext.SqlProblem(f"{complaint}; {nearest(_quoted(complaint), names)}")
         return text, sqltext.violation(text)
     except sqltext.SqlProblem as problem:
-        found.add("sql", (*at, "query"), str(problem), "write SELECT COUNT(*) FROM {object} WHERE …, in plain Spark SQL")
+        found.add(
+            "sql", (*at, "query"), str(problem), "write SELECT COUNT(*) FROM {object} WHERE …, in plain Spark SQL"
+        )
         return None, None
 
 

@@ -1,4 +1,4 @@
-"""What each run did: a row for each step, with Spark's own figures, and the ledger. Forecasts learn from these tables."""
+"""What each run did: a row for each step, with Spark's own figures, and the ledger. Forecasts learn from it."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _add_figures(spark: SparkSession, tag: str, step: Step) -> None:
             step.cpu_seconds += stage.executorCpuTime() / 1e9
 
 
-def write(table: Table, rows: Sequence[Any], run: str, metadata: Mapping[str, Any]) -> None:
+def write(table: Table, rows: Sequence[Any], metadata: Mapping[str, Any], run: str) -> None:
     """Append dataclass rows, all of one kind, to an ops table; no rows, no commit."""
     if not rows:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -103,7 +104,9 @@ class Pipeline:
             self.outcome.problems += error.problems
         except PySparkException as error:
             what = str(error).strip().splitlines()[0][:500]
-            self.outcome.problems.append(Problem("spark", name, what, "nothing was committed for it; run again when the cause is gone"))
+            self.outcome.problems.append(
+                Problem("spark", name, what, "nothing was committed for it; run again when the cause is gone")
+            )
 
     # --- landing -> bronze ---
 
@@ -131,9 +134,13 @@ class Pipeline:
         if self.listings[dataset.name] == self.last_listing(dataset):
             return [], []
         taken = self.taken(dataset)
-        fresh = [a for a in there if not any((a.size, a.modified) == (t.size, t.modified) for t in taken.get(a.name, ()))]
+        fresh = [
+            a for a in there if not any((a.size, a.modified) == (t.size, t.modified) for t in taken.get(a.name, ()))
+        ]
         looked = inspect_all(dataset, fresh)
-        landed = [f for f in looked if isinstance(f, Landed) and not any(f.sha256 == t.sha256 for t in taken.get(f.name, ()))]
+        landed = [
+            f for f in looked if isinstance(f, Landed) and not any(f.sha256 == t.sha256 for t in taken.get(f.name, ()))
+        ]
         rejected = [f for f in looked if isinstance(f, Rejected)]
         for file in list(landed):
             verdict = _refusal(dataset, file, taken.get(file.name, ()))
@@ -169,7 +176,9 @@ class Pipeline:
             step.rows = log.rows_written(log.version()) - len(files)
         for file in files:
             if changed(file):
-                self.outcome.notes.append(f"{dataset.name}: {file.name} changed while it was read; the next run takes it again")
+                self.outcome.notes.append(
+                    f"{dataset.name}: {file.name} changed while it was read; the next run takes it again"
+                )
 
     def without_offenders(self, dataset: Dataset, files: Sequence[Landed], error: PySparkException) -> list[Landed]:
         """After a failed load: the files that can be read alone. The others go to quarantine.
@@ -243,7 +252,9 @@ class Pipeline:
         rows = bronze.file_entries(log).groupBy("_layout").agg(F.max("raw").alias("raw")).collect()
         return {row["_layout"]: bronze.landed(row["raw"]).header for row in rows}
 
-    def added_columns(self, dataset: Dataset, layouts: Mapping[str, Sequence[str]], records: DataFrame) -> dict[str, str]:
+    def added_columns(
+        self, dataset: Dataset, layouts: Mapping[str, Sequence[str]], records: DataFrame
+    ) -> dict[str, str]:
         """Columns that silver takes though the contract does not have them: silver name -> feed name."""
         if dataset.evolution != "add":
             return {}
@@ -268,7 +279,12 @@ class Pipeline:
         row = self.ledger_row(dataset, counts, loads)
         if not row.adds_up:
             raise DrivetrainError(
-                Problem("ledger", dataset.name, f"the ledger does not add up: {row}", "silver was left as it was; report this")
+                Problem(
+                    "ledger",
+                    dataset.name,
+                    f"the ledger does not add up: {row}",
+                    "silver was left as it was; report this",
+                )
             )
         self.write_quarantine(dataset, staged, counts, loads)
         self.write_silver(dataset, good, row, loads)
@@ -281,11 +297,10 @@ class Pipeline:
         self.note_checks("silver", dataset.name, measured)
         broken = [item for item in measured if item.rule.action == "stop" and not item.passed]
         if broken:
-            raise DrivetrainError(*[
-                Problem("check", f"{dataset.where} ({dataset.name})", f"a check stops this dataset: {item}",
-                        "silver was left as it was; correct the feed, or the rule")  # fmt: skip
-                for item in broken
-            ])  # fmt: skip
+            where, fix = f"{dataset.where} ({dataset.name})", "silver was left as it was; correct the feed, or the rule"
+            raise DrivetrainError(
+                *[Problem("check", where, f"a check stops this dataset: {item}", fix) for item in broken]
+            )
 
     def ledger_row(self, dataset: Dataset, counts: Mapping[str, int], loads: Loads) -> ops.LedgerRow:
         log = self.table("bronze", dataset.name).read(loads.bronze_version)
@@ -339,7 +354,9 @@ class Pipeline:
             return
         with self.step("unify", dataset.name) as step:
             entries = self.layouts(log.read())
-            rows = silver.unified(bronze.records(log.read(), done), dataset, entries, self.conf.settings.max_record_bytes)
+            rows = silver.unified(
+                bronze.records(log.read(), done), dataset, entries, self.conf.settings.max_record_bytes
+            )
             table.append(rows, Txn(dataset.name, last), {"run": self.outcome.run}, {})
             step.rows = table.rows_written(table.version())
 
@@ -374,7 +391,9 @@ class Pipeline:
             return "it is not there yet" if any(version >= 0 for version in inputs.values()) else None
         if built["query"] != table.fingerprint:
             return "its query or checks changed"
-        changed_ = [f"{name} {built['inputs'].get(name)} → {v}" for name, v in inputs.items() if built["inputs"].get(name) != v]
+        changed_ = [
+            f"{name} {built['inputs'].get(name)} → {v}" for name, v in inputs.items() if built["inputs"].get(name) != v
+        ]
         return f"its inputs changed: {', '.join(changed_)}" if changed_ else None
 
     def publish(self, table: GoldTable, versions: Mapping[str, int], pinned: Mapping[str, int]) -> None:
@@ -392,11 +411,11 @@ class Pipeline:
             failed = gold.fails(measured)
             if failed:
                 self.table("gold/_rejected", table.name).replace(candidate, metadata, {})
-                raise DrivetrainError(*[
-                    Problem("check", f"{table.where} ({table.name})", f"a check keeps the new version back: {item}",
-                            f"the old version stands; the candidate is in gold/_rejected/{table.name}")  # fmt: skip
-                    for item in failed
-                ])  # fmt: skip
+                where = f"{table.where} ({table.name})"
+                fix = f"the old version stands; the candidate is in gold/_rejected/{table.name}"
+                raise DrivetrainError(
+                    *[Problem("check", where, f"a check keeps the new version back: {item}", fix) for item in failed]
+                )
             target = self.table("gold", table.name)
             target.replace(candidate, metadata, {})
             step.rows = target.rows_written(target.version())
@@ -448,7 +467,17 @@ class Pipeline:
         for item in measured:
             expected = f"{item.rule.operator} {item.rule.threshold}{' percent' if item.rule.percent else ''}"
             self.outcome.checks.append(
-                ops.CheckRow(self.outcome.run, layer, name, item.rule.name, item.rule.action, item.value, expected, item.passed, ops.now())
+                ops.CheckRow(
+                    self.outcome.run,
+                    layer,
+                    name,
+                    item.rule.name,
+                    item.rule.action,
+                    item.value,
+                    expected,
+                    item.passed,
+                    ops.now(),
+                )
             )
             if not item.passed:
                 self.progress.say(f"{name}: {item} does not hold ({item.rule.action})")
@@ -473,10 +502,16 @@ class Pipeline:
         run, known = self.outcome.run, self.ledger_known()
         for row in self.outcome.ledger:
             known[row.dataset] = max(row.last_load, known.get(row.dataset, 0))
-        ops.write(self.table("ops", "ledger"), self.outcome.ledger, run, {"known": known})
-        ops.write(self.table("ops", "checks"), self.outcome.checks, run, {})
-        ops.write(self.table("ops", "profiles"), self.outcome.profiles, run, {})
-        ops.write(self.table("ops", "steps"), self.steps.done, run, {})
+        tables: dict[str, tuple[Sequence[object], dict[str, object]]] = {
+            "ledger": (self.outcome.ledger, {"known": known}),
+            "checks": (self.outcome.checks, {}),
+            "profiles": (self.outcome.profiles, {}),
+            "steps": (self.steps.done, {}),
+        }
+        with ThreadPoolExecutor(len(tables)) as pool:  # four small commits, whose time is mostly waiting
+            jobs = [pool.submit(ops.write, self.table("ops", name), *tables[name], run) for name in tables]
+        for job in jobs:
+            job.result()
 
 
 @dataclass(frozen=True)
@@ -498,12 +533,16 @@ def _statistics(dataset: Dataset) -> dict[str, str]:
 
 def _refusal(dataset: Dataset, file: Landed, taken: Sequence[Landed]) -> Rejected | None:
     """Why a readable file is not taken; None where it is."""
-    reject = lambda rule, reason: Rejected(file.name, file.size, file.modified, rule, reason)  # noqa: E731
     if dataset.evolution == "refuse" and file.header and (unknown := fit(file.header, dataset).unknown):
-        return reject("drift", f"{file.name} has columns that the contract does not have: {', '.join(unknown)}")
-    if not dataset.identity and taken:
-        before = taken[-1]
-        if file.size < before.size or hash_of_first(file.path, before.size) != before.sha256:
-            return reject("rewritten", f"{file.name} was loaded with other content, and its records have no key to tell which changed: "
-                          "give it a new name if it holds new records only")  # fmt: skip
-    return None
+        reason = f"{file.name} has columns that the contract does not have: {', '.join(unknown)}"
+        return Rejected(file.name, file.size, file.modified, "drift", reason)
+    if dataset.identity or not taken:
+        return None
+    before = taken[-1]
+    if file.size >= before.size and hash_of_first(file.path, before.size) == before.sha256:
+        return None
+    reason = (
+        f"{file.name} was loaded with other content, and its records have no key to tell which changed: "
+        "give it a new name if it holds new records only"
+    )
+    return Rejected(file.name, file.size, file.modified, "rewritten", reason)

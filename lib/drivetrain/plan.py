@@ -80,14 +80,17 @@ def _drift(file: Landed, dataset: Dataset) -> Iterator[str]:
         if fitted.absent:
             yield f"optional columns that are not there: {', '.join(fitted.absent)}"
         if fitted.unknown:
-            yield f"columns that the contract does not have: {', '.join(fitted.unknown[:8])}{' …' if len(fitted.unknown) > 8 else ''}"
+            more = " …" if len(fitted.unknown) > 8 else ""
+            yield f"columns that the contract does not have: {', '.join(fitted.unknown[:8])}{more}"
 
 
 def _gold(pipeline: Pipeline, moving: set[str]) -> Iterator[Intent]:
     versions = {name: pipeline.content_version("silver", name) for name in pipeline.conf.datasets}
     for table in pipeline.conf.gold.values():
         stale, coming = pipeline.stale(table, versions), [name for name in table.inputs if name in moving]
-        why = stale or (f"its inputs will change: {', '.join(coming)}" if coming else "its query and inputs are unchanged")
+        why = stale or (
+            f"its inputs will change: {', '.join(coming)}" if coming else "its query and inputs are unchanged"
+        )
         action = "build" if stale or coming else "keep"
         yield Intent(f"gold.{table.name}", action, ", ".join(table.inputs) if action == "build" else "", why)
         if action == "build":
@@ -103,7 +106,9 @@ def graph(conf: Conf) -> str:
         lines += _group(dataset.name, f"silver.{dataset.name}", [column.name for column in dataset.columns])
         for column in dataset.columns:
             sources = column.sources if column.transform else (column.feed_name,)
-            edges += [(f"feed_{dataset.name}", source, dataset.name, column.name) for source in sources if source != "_file"]
+            edges += [
+                (f"feed_{dataset.name}", source, dataset.name, column.name) for source in sources if source != "_file"
+            ]
     for table in conf.gold.values():
         lines += _group(f"gold_{table.name}", f"gold.{table.name}", table.columns)
         for made, sources_ in table.lineage:
@@ -114,7 +119,7 @@ def graph(conf: Conf) -> str:
     return "\n".join([*lines, *[f"  {left} --> {right}" for left, right in dict.fromkeys(ids)]])
 
 
-def _group(key: str, title: str, columns: "tuple[str, ...] | list[str]") -> list[str]:
+def _group(key: str, title: str, columns: tuple[str, ...] | list[str]) -> list[str]:
     nodes = [f'    {_node(key, column)}["{_escaped(column)}"]' for column in columns]
     return [f'  subgraph {key}["{_escaped(title)}"]', *nodes, "  end"]
 

@@ -591,7 +591,7 @@ def _plot(height: float, draw: Callable[[Figure], None]) -> Markup:
     from matplotlib.figure import Figure
 
     out = StringIO()
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # glyphs that matplotlib's font lacks: the browser has them
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)

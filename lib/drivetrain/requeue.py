@@ -22,15 +22,19 @@ def release(pipeline: Pipeline, condition: str) -> int:
         if unknown:
             raise sqltext.SqlProblem(f"quarantine has no column {unknown[0]!r}; it has {', '.join(known)}")
     except sqltext.SqlProblem as problem:
-        raise DrivetrainError(Problem("sql", "--release", str(problem), "write e.g. \"dataset = 'orders' AND rule = 'bounds'\"")) from None
+        raise DrivetrainError(
+            Problem("sql", "--release", str(problem), "write e.g. \"dataset = 'orders' AND rule = 'bounds'\"")
+        ) from None
     _need_quarantine(pipeline)
     where = f"state = 'open' AND _load IS NOT NULL AND ({condition})"
-    pipeline.quarantine.update(where, {"state": "'released'"}, Txn(f"release:{pipeline.outcome.run}", 1), {"run": pipeline.outcome.run})
+    pipeline.quarantine.update(
+        where, {"state": "'released'"}, Txn(f"release:{pipeline.outcome.run}", 1), {"run": pipeline.outcome.run}
+    )
     return _waiting(pipeline, "released")
 
 
 def repair(pipeline: Pipeline, path: Path) -> int:
-    """Take repaired records from a file of JSON lines, each {"quarantine_id": …, "raw": …}. Returns how many wait now."""
+    """Take repaired records from a file of JSON lines, {"quarantine_id": …, "raw": …}. Returns how many wait now."""
     _need_quarantine(pipeline)
     repairs = pipeline.spark.createDataFrame(_repairs(path), "quarantine_id string, state string, repaired string")
     held = pipeline.quarantine.read().where("state = 'open' AND _load IS NOT NULL").drop("state", "repaired")
@@ -47,7 +51,11 @@ def _repairs(path: Path) -> list[tuple[str, str, str]]:
             item = json.loads(line)
             found[str(item["quarantine_id"])] = str(item["raw"])
         except (ValueError, KeyError, TypeError) as error:
-            problems.append(Problem("repair", f"{path}:{number}", f"not a repair: {error!r}", 'write {"quarantine_id": "…", "raw": "…"}'))
+            problems.append(
+                Problem(
+                    "repair", f"{path}:{number}", f"not a repair: {error!r}", 'write {"quarantine_id": "…", "raw": "…"}'
+                )
+            )
     if problems:
         raise DrivetrainError(*problems)
     return [(key, "repaired", raw) for key, raw in found.items()]
@@ -55,7 +63,11 @@ def _repairs(path: Path) -> list[tuple[str, str, str]]:
 
 def _need_quarantine(pipeline: Pipeline) -> None:
     if not pipeline.quarantine.exists():
-        raise DrivetrainError(Problem("quarantine", pipeline.quarantine.path, "nothing has been quarantined yet", "run etl or batch first"))
+        raise DrivetrainError(
+            Problem(
+                "quarantine", pipeline.quarantine.path, "nothing has been quarantined yet", "run etl or batch first"
+            )
+        )
 
 
 def _waiting(pipeline: Pipeline, state: str) -> int:
@@ -76,7 +88,9 @@ def requeue(pipeline: Pipeline) -> None:
 
 def _requeue(pipeline: Pipeline, dataset: Dataset) -> None:
     log = pipeline.table("bronze", dataset.name)
-    waiting = pipeline.quarantine.read().where(F.col("state").isin("released", "repaired") & (F.col("dataset") == dataset.name))
+    waiting = pipeline.quarantine.read().where(
+        F.col("state").isin("released", "repaired") & (F.col("dataset") == dataset.name)
+    )
     if waiting.isEmpty() or not log.exists():
         return
     entries = log.read().where(F.col("_entry") == "record")

@@ -30,18 +30,24 @@ FORMAT_LENGTH: Final = {"date": 8, "timestamp": 8}  # a lone year would pass for
 
 
 def parse(
-    log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], max_record_bytes: int, new: Mapping[str, str]
+    log: DataFrame,
+    dataset: Dataset,
+    layouts: Mapping[str, Sequence[str]],
+    max_record_bytes: int,
+    new: Mapping[str, str],
 ) -> DataFrame:
     """Records of the log -> the contract's columns, typed, with _rule and _reason (null for good rows) and _unknown.
 
-    ``layouts`` gives the header of each _layout among the records; JSON has none. ``new`` maps columns that the contract
-    does not have, and which silver takes, to their feed names. raw and raw_bytes are kept for bad rows only.
+    ``layouts`` gives the header of each _layout among the records; JSON has none. ``new`` maps columns that the
+    contract does not have, and which silver takes, to their feed names. raw and raw_bytes are kept for bad rows only.
     """
     too_long = F.octet_length("raw") > max_record_bytes
     fields = _fields(log, dataset, layouts, max_record_bytes, new)
     typed = _typed(_texts(fields, dataset, new), dataset)
     unreadable = [
-        Violation("record_too_large", too_long, F.concat(F.lit("the record has "), F.octet_length("raw"), F.lit(" bytes"))),
+        Violation(
+            "record_too_large", too_long, F.concat(F.lit("the record has "), F.octet_length("raw"), F.lit(" bytes"))
+        ),
         Violation("encoding", F.col("raw_bytes").isNotNull(), F.lit("bytes that its encoding does not have")),
         Violation("nul_byte", F.contains("raw", F.lit("\0")), F.lit("a NUL character")),
         Violation("shape", F.col("_shape").isNotNull(), F.col("_shape")),
@@ -53,7 +59,7 @@ def parse(
 
 
 def unified(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], max_record_bytes: int) -> DataFrame:
-    """Readable records of the log -> the feed's columns as text by the contract's names, with _source and _schema_version.
+    """Readable records of the log -> the feed's columns as text by the contract's names, _source and _schema_version.
 
     Frames of several feeds go together by name; a column that one of them lacks is NULL there.
     """
@@ -65,13 +71,19 @@ def unified(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str
 
 
 def texts(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], max_record_bytes: int) -> DataFrame:
-    """Readable records of the log -> the feed's columns as trimmed text by their feed names, and the source position."""
-    fields = _fields(log, dataset, layouts, max_record_bytes, {}).where(F.col("_shape").isNull() & F.col("_fields").isNotNull())
+    """Readable records of the log -> the feed's columns as trimmed text by their feed names, and the position."""
+    fields = _fields(log, dataset, layouts, max_record_bytes, {}).where(
+        F.col("_shape").isNull() & F.col("_fields").isNotNull()
+    )
     return _texts(fields, dataset, {}).select(*[f"`{name}`" for name in dataset.feed_columns], *META_COLUMNS)
 
 
 def _fields(
-    log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], max_record_bytes: int, new: Mapping[str, str]
+    log: DataFrame,
+    dataset: Dataset,
+    layouts: Mapping[str, Sequence[str]],
+    max_record_bytes: int,
+    new: Mapping[str, str],
 ) -> DataFrame:
     usable = log.withColumn("_text", F.when(F.octet_length("raw") <= max_record_bytes, F.col("raw")))
     if dataset.format == "csv":
@@ -89,8 +101,8 @@ def _checked(typed: DataFrame, dataset: Dataset, unreadable: Sequence[Violation]
         Violation(v.rule, v.broken if v.rule == "required" else ~released & v.broken, v.reason)
         for v in row_violations(dataset.columns, required, dataset.rules)
     ]
-    # A record that cannot be read has no values to judge, and a value of the wrong type is not a missing one. Each stage is
-    # a column of its own, so that Spark evaluates it once and not within every later condition.
+    # A record that cannot be read has no values to judge, and a value of the wrong type is not a missing one. Each
+    # stage is a column of its own, so that Spark evaluates it once and not within every later condition.
     told = typed.withColumn("_problem", problem(unreadable))
     for violations in (casts, rules):
         sound = F.col("_problem") == ""
@@ -113,11 +125,15 @@ def _no_names() -> Column:
     return F.array().cast("array<string>")
 
 
-def _csv_fields(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], new: Mapping[str, str]) -> DataFrame:
+def _csv_fields(
+    log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], new: Mapping[str, str]
+) -> DataFrame:
     fits = {layout: fit(header, dataset) for layout, header in layouts.items()}
-    # A column of its own, so that Spark splits a record once: without it each wanted field would repeat the parser, which
-    # for a header of a hundred columns is a plan that takes minutes to make.
-    split = log.withColumn("_split", _by_layout({layout: _csv_split(dataset, len(header)) for layout, header in layouts.items()}))
+    # A column of its own, so that Spark splits a record once: without it each wanted field would repeat the parser,
+    # which for a header of a hundred columns is a plan that takes minutes to make.
+    split = log.withColumn(
+        "_split", _by_layout({layout: _csv_split(dataset, len(header)) for layout, header in layouts.items()})
+    )
     shapes = {layout: _csv_shape(dataset, header, fits[layout]) for layout, header in layouts.items()}
     wanted = [*dataset.feed_columns, *new.values()]
     columns = {layout: _arranged(fits[layout], layouts[layout], wanted) for layout in layouts}
@@ -148,16 +164,20 @@ def _csv_split(dataset: Dataset, width: int) -> Column:
     names = [f"c{i}" for i in range(width)]
     reader = {
         "sep": options.delimiter, "quote": options.quote, "escape": options.escape, "multiLine": "true",
-        "columnNameOfCorruptRecord": "bad", "mode": "PERMISSIVE", "maxCharsPerColumn": "-1", "maxColumns": str(width + 1024),
-        "inputBufferSize": "65536",
+        "columnNameOfCorruptRecord": "bad", "mode": "PERMISSIVE", "maxCharsPerColumn": "-1",
+        "maxColumns": str(width + 1024), "inputBufferSize": "65536",
     }  # fmt: skip
     parsed = F.array(F.from_csv("_text", ", ".join(f"{name} string" for name in [*names, "bad"]), reader))
     escaped_quote = F.lit(options.escape + options.quote)
 
     def whole(record: Column) -> Column:
         last = record[names[-1]]  # the parser closes a quote that is open at the end: a torn record looks whole
-        torn = (last != "") & F.endswith("_text", F.concat(F.lit(options.quote), F.replace(last, F.lit(options.quote), escaped_quote)))
-        return F.when(record["bad"].isNull() & ~F.coalesce(torn, F.lit(False)), F.array(*[record[name] for name in names]))
+        torn = (last != "") & F.endswith(
+            "_text", F.concat(F.lit(options.quote), F.replace(last, F.lit(options.quote), escaped_quote))
+        )
+        return F.when(
+            record["bad"].isNull() & ~F.coalesce(torn, F.lit(False)), F.array(*[record[name] for name in names])
+        )
 
     # transform() gives the parsed record a name; Spark would parse it again for each field.
     return F.when(F.contains("_text", F.lit(options.quote)), F.transform(parsed, whole)[0]).otherwise(plain)
@@ -168,7 +188,9 @@ def _is_whole(width: int) -> Column:
 
 
 def _separator(delimiter: str) -> str:
-    return "".join(f"\\{char}" if not char.isalnum() and char.isascii() and not char.isspace() else char for char in delimiter)
+    return "".join(
+        f"\\{char}" if not char.isalnum() and char.isascii() and not char.isspace() else char for char in delimiter
+    )
 
 
 def _csv_shape(dataset: Dataset, header: Sequence[str], fitted: Fit) -> Column:
@@ -207,7 +229,9 @@ def _json_fields(log: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> Da
         F.when(F.col("_text").isNotNull() & F.col("_map").isNull(), F.lit("it is not one JSON object"))
         .when(F.size(lacking) > 0, F.concat(F.array_join(lacking, ", "), F.lit(" is missing from the record")))
     )  # fmt: skip
-    values = [F.coalesce(*[F.col("_map")[alias] for alias in named.get(name, (name,))]) for name in (*named, *new.values())]
+    values = [
+        F.coalesce(*[F.col("_map")[alias] for alias in named.get(name, (name,))]) for name in (*named, *new.values())
+    ]
     return fields.select(
         *log.columns,
         F.array(*values).alias("_fields"),
@@ -237,7 +261,9 @@ def _texts(fields: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> DataF
     carried = (*META_COLUMNS, "_released", "raw", "raw_bytes", "_shape", "_unknown")
     meta = [F.col(name) if name in fields.columns else F.lit(None).alias(name) for name in carried]
     given = [F.col("_fields")[i] for i in range(len(names))]
-    trimmed = [value if name in untrimmed else F.btrim(value, F.lit(BLANKS)) for name, value in zip(names, given, strict=True)]
+    trimmed = [
+        value if name in untrimmed else F.btrim(value, F.lit(BLANKS)) for name, value in zip(names, given, strict=True)
+    ]
     # In two steps: an expression that is both tested and returned would be evaluated twice.
     texts = fields.select(*[text.alias(name) for name, text in zip(names, trimmed, strict=True)], *meta)
     some = [F.when(~F.col(f"`{name}`").isin(*nulls), F.col(f"`{name}`")).alias(name) for name in names]
@@ -265,7 +291,9 @@ def _cast(column: contracts.Column) -> Column:
         iso = _iso(value, column.format)
         if iso is not None:
             return iso.try_cast(kind)
-        return F.try_to_date(value, column.format) if kind == "date" else F.try_to_timestamp(value, F.lit(column.format))
+        return (
+            F.try_to_date(value, column.format) if kind == "date" else F.try_to_timestamp(value, F.lit(column.format))
+        )
     if kind in FORMAT_LENGTH:
         return F.when(F.length(value) >= FORMAT_LENGTH[kind], value.try_cast(kind))
     if kind.startswith("decimal"):
@@ -280,8 +308,8 @@ def _cast(column: contracts.Column) -> Column:
 
 
 def _iso(value: Column, pattern: str) -> Column | None:
-    """The text rearranged to ISO 8601, where the pattern has fixed places for year, month, day (and time); NULL where the
-    text does not fit it. Casting that is five times as fast as a DateTimeFormatter."""
+    """The text rearranged to ISO 8601, where the pattern has fixed places for year, month, day (and time); NULL where
+    the text does not fit it. Casting that is faster than a DateTimeFormatter."""
     parts = re.findall(r"yyyy|MM|dd|HH|mm|ss|'[^']+'|[^A-Za-z']", pattern)
     fields = [part for part in parts if part.isalpha()]
     if "".join(parts) != pattern or sorted(fields) not in (sorted(DATE_FIELDS), sorted(DATE_FIELDS + TIME_FIELDS)):
@@ -295,7 +323,9 @@ def _iso(value: Column, pattern: str) -> Column | None:
             literals.append(F.substring(value, at, len(text)) == text)
         at += len(text)
     day = F.concat_ws("-", *[places[name] for name in DATE_FIELDS])
-    moment = F.concat(day, F.lit(" "), F.concat_ws(":", *[places[name] for name in TIME_FIELDS])) if "HH" in places else day
+    moment = (
+        F.concat(day, F.lit(" "), F.concat_ws(":", *[places[name] for name in TIME_FIELDS])) if "HH" in places else day
+    )
     return F.when(reduce(Column.__and__, [F.length(value) == at - 1, *literals]), moment)
 
 
@@ -351,8 +381,13 @@ def against(staged: DataFrame, silver: DataFrame, dataset: Dataset) -> DataFrame
     compared = tuple(dict.fromkeys((*dataset.identity, *((dataset.sequence,) if dataset.sequence else ()))))
     wanted = staged.where(F.col("_rule").isNull()).select(*keys).distinct()
     named = [F.col(name).alias(f"_t_{name}") for name in dict.fromkeys((*keys, *compared))]
-    held, asked = silver.select(F.lit(True).alias("_t_"), *named), wanted.select(*[F.col(n).alias(f"_w_{n}") for n in keys])
-    there = held.join(asked, reduce(Column.__and__, [F.col(f"_t_{n}").eqNullSafe(F.col(f"_w_{n}")) for n in keys]), "left_semi")
+    held, asked = (
+        silver.select(F.lit(True).alias("_t_"), *named),
+        wanted.select(*[F.col(n).alias(f"_w_{n}") for n in keys]),
+    )
+    there = held.join(
+        asked, reduce(Column.__and__, [F.col(f"_t_{n}").eqNullSafe(F.col(f"_w_{n}")) for n in keys]), "left_semi"
+    )
     # An identity may hold columns that are NULL, which are the same here as they are within a batch.
     on = reduce(Column.__and__, [F.col(name).eqNullSafe(F.col(f"_t_{name}")) for name in keys])
     joined = staged.join(there, on & F.col("_rule").isNull(), "left")

@@ -118,10 +118,10 @@ class Table:
                 self.spark.conf.unset(key)
 
     def _log(self) -> Any:
-        return self.spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path)
+        return _jvm(self.spark).org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path)
 
     def _commit(self, version: int) -> list[dict[str, Any]]:
-        jvm = self.spark._jvm
+        jvm = _jvm(self.spark)
         path = jvm.org.apache.hadoop.fs.Path(f"{self.path}/_delta_log/{version:020d}.json")
         try:
             stream = path.getFileSystem(self.spark._jsc.hadoopConfiguration()).open(path)
@@ -141,5 +141,9 @@ def _text(metadata: Mapping[str, Any], txn: Txn | None) -> str:
     return json.dumps({**writer, **metadata}, sort_keys=True, default=str)
 
 
+def _jvm(spark: SparkSession) -> Any:
+    return spark._jvm
+
+
 def _none(spark: SparkSession) -> Any:
-    return getattr(getattr(spark._jvm.scala, "None$"), "MODULE$")  # noqa: B009
+    return getattr(getattr(_jvm(spark).scala, "None$"), "MODULE$")

@@ -21,8 +21,8 @@ IN_SPLIT = (1 << 33) - 1
 def read(spark: SparkSession, dataset: Dataset, files: Sequence[Landed]) -> DataFrame:
     """Records of ``files``: raw string, raw_bytes binary (null where raw says it all), _file, _block, _line, _layout.
 
-    The header is no record, nor is an empty line. ``_line`` counts from 1 within ``_block``, the byte at which the block
-    starts (0 but for the later blocks of a large file).
+    The header is no record, nor is an empty line. ``_line`` counts from 1 within ``_block``, the byte at which the
+    block starts (0 but for the later blocks of a large file).
     """
 
     def kind(file: Landed) -> tuple[str, str]:
@@ -48,10 +48,7 @@ def one_split_a_task(spark: SparkSession) -> Iterator[None]:
 
 def _read_alike(spark: SparkSession, dataset: Dataset, files: Sequence[Landed], layout: str, charset: str) -> DataFrame:
     paths = [_literal(file.path) for file in files]
-    if dataset.format == "parquet":
-        rows = _parquet(spark, paths)
-    else:
-        rows = _text(spark, dataset, paths, charset)
+    rows = _parquet(spark, paths) if dataset.format == "parquet" else _text(spark, dataset, paths, charset)
     # Spark writes file:/ or file:///, as the file was listed.
     path = F.regexp_replace(F.expr("url_decode(replace(_path, '+', '%2B'))"), "^file:/+", "/")
     name = F.substring(path, len(f"{local_path(dataset)}/") + 1, 1 << 30)
@@ -65,7 +62,9 @@ def _literal(path: str) -> str:
 
 def _parquet(spark: SparkSession, paths: Sequence[str]) -> DataFrame:
     rows = spark.read.parquet(*paths)
-    as_text = F.to_json(F.struct("*"), {"ignoreNullFields": "false", "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"})
+    as_text = F.to_json(
+        F.struct("*"), {"ignoreNullFields": "false", "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"}
+    )
     return rows.select(
         as_text.alias("raw"),
         F.lit(None).cast("binary").alias("raw_bytes"),

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 from delta.tables import DeltaTable
@@ -58,7 +59,9 @@ def bench_conf(work: Path, name: str, unify: bool) -> Conf:
         shutil.copy(ROOT / "conf" / part, folder / part)
     if not unify:
         contract = folder / "datasets/orders.yaml"
-        contract.write_text(contract.read_text().replace("{property: unify, value: true}", "{property: unify, value: false}"))
+        contract.write_text(
+            contract.read_text().replace("{property: unify, value: true}", "{property: unify, value: false}")
+        )
     places = [f"landing={work / name / 'landing'}", f"warehouse={work / name / 'warehouse'}", "make_feeds=null"]
     return conf_reader.load(folder, "local", environ={}, sets=places)
 
@@ -72,29 +75,35 @@ def land(files: list[Path], conf: Conf) -> None:
 
 def ours(spark: SparkSession, conf: Conf) -> list[Step]:
     run = job.run_id()
-    pipeline = Pipeline(spark, conf, run, "bench", Progress(run, stream=Path("/dev/null").open("w")))
+    pipeline = Pipeline(spark, conf, run, "bench", Progress(run, stream=StringIO()))
     pipeline.assess()
     outcome = pipeline.transform()
     assert not outcome.problems, outcome.problems
     return pipeline.steps.done
 
 
-NAMES = (
-    "ORDER_ID LINE ORDER_DATE CHANGED_AT LOCATION CUSTOMER_ID MODEL CATEGORY QTY UNIT_PRICE DISCOUNT CURRENCY STATUS SALES_REP"
-).split()  # noqa: SIM905
+NAMES = """ORDER_ID LINE ORDER_DATE CHANGED_AT LOCATION CUSTOMER_ID MODEL CATEGORY QTY UNIT_PRICE DISCOUNT CURRENCY
+    STATUS SALES_REP""".split()  # noqa: SIM905
 KEY = ("order_id", "line")
 
 
 def read_csv(spark: SparkSession, files: list[Path]) -> DataFrame:
     schema = ", ".join(f"{name} string" for name in NAMES) + ", _corrupt string"
-    reader = spark.read.schema(schema).option("header", True).option("sep", ";").option("columnNameOfCorruptRecord", "_corrupt")
+    reader = (
+        spark.read.schema(schema)
+        .option("header", True)
+        .option("sep", ";")
+        .option("columnNameOfCorruptRecord", "_corrupt")
+    )
     return reader.csv([str(file) for file in files])
 
 
 def handwritten(spark: SparkSession, files: list[Path], out: Path, load: int) -> None:
     """What a good engineer writes for this one feed: typed columns by hand, one cached pass, a MERGE, one aggregate."""
     bronze, silver, quarantine, gold = (str(out / name) for name in ("bronze", "silver", "quarantine", "gold"))
-    raw = read_csv(spark, files).select("*", "_metadata.file_name", F.lit(load).alias("load"), F.current_timestamp().alias("loaded_at"))
+    raw = read_csv(spark, files).select(
+        "*", "_metadata.file_name", F.lit(load).alias("load"), F.current_timestamp().alias("loaded_at")
+    )
     raw.write.format("delta").mode("append").save(bronze)
 
     checked = checked_by_hand(spark.read.format("delta").load(bronze).where(F.col("load") == load))
@@ -105,8 +114,8 @@ def handwritten(spark: SparkSession, files: list[Path], out: Path, load: int) ->
     good = checked.where("error IS NULL").withColumn("n", F.row_number().over(newest)).where("n = 1")
     good = good.drop("n", "error", "_corrupt")
     if not DeltaTable.isDeltaTable(spark, silver):
-        (DeltaTable.create(spark).location(silver).addColumns(good.schema)
-         .property("delta.enableChangeDataFeed", "true").property("delta.enableDeletionVectors", "true").execute())  # fmt: skip
+        made = DeltaTable.create(spark).location(silver).addColumns(good.schema)
+        made.property("delta.enableChangeDataFeed", "true").property("delta.enableDeletionVectors", "true").execute()
     (DeltaTable.forPath(spark, silver).alias("t").merge(good.alias("s"), "t.order_id = s.order_id AND t.line = s.line")
      .whenMatchedUpdateAll("s.changed_at > t.changed_at").whenNotMatchedInsertAll().execute())  # fmt: skip
     checked.unpersist()
@@ -121,7 +130,8 @@ def checked_by_hand(raw: DataFrame) -> DataFrame:
         F.trim("ORDER_ID").alias("order_id"), F.expr("try_cast(LINE AS BIGINT)").alias("line"),
         F.expr("try_to_date(ORDER_DATE, 'yyyyMMdd')").alias("order_date"),
         F.expr("try_to_timestamp(CHANGED_AT, 'yyyy-MM-dd HH:mm:ss')").alias("changed_at"),
-        F.trim("LOCATION").alias("location"), F.trim("CUSTOMER_ID").alias("customer_id"), F.trim("MODEL").alias("model"),
+        F.trim("LOCATION").alias("location"), F.trim("CUSTOMER_ID").alias("customer_id"),
+        F.trim("MODEL").alias("model"),
         F.trim("CATEGORY").alias("category"), F.expr("try_cast(QTY AS BIGINT)").alias("qty"),
         F.expr("try_cast(UNIT_PRICE AS DECIMAL(12,2))").alias("unit_price"),
         F.expr("try_cast(DISCOUNT AS DECIMAL(5,2))").alias("discount"), F.trim("CURRENCY").alias("currency"),
@@ -135,10 +145,13 @@ def checked_by_hand(raw: DataFrame) -> DataFrame:
         "order_id": ~F.col("order_id").rlike("^SO[0-9]+$"), "customer_id": ~F.col("customer_id").rlike("^C[0-9]{8}$"),
         "line": F.col("line") < 1, "location": ~F.col("location").isin(locations),
         "category": ~F.col("category").isin("vehicle", "part", "service"), "qty": ~F.col("qty").between(1, 10_000),
-        "price": F.col("unit_price") < 0, "discount": ~F.col("discount").between(0, 100), "currency": F.col("currency") != "EUR",
+        "price": F.col("unit_price") < 0, "discount": ~F.col("discount").between(0, 100),
+        "currency": F.col("currency") != "EUR",
         "status": ~F.col("status").isin("open", "confirmed", "delivered", "cancelled"),
     }  # fmt: skip
-    return typed.withColumn("error", F.nullif(F.concat_ws("; ", *[F.when(test, name) for name, test in tests.items()]), F.lit("")))
+    return typed.withColumn(
+        "error", F.nullif(F.concat_ws("; ", *[F.when(test, name) for name, test in tests.items()]), F.lit(""))
+    )
 
 
 def floor(spark: SparkSession, files: list[Path], out: Path) -> None:
@@ -175,10 +188,15 @@ def main() -> None:
 
 def run(work: Path, lines: int, rounds: int, unify: bool) -> None:
     first, last = make(work / "feed", lines)
-    print(f"{lines:,} order lines in {len(first)} files, {sum(f.stat().st_size for f in first) / 2**20:,.0f} MB", file=sys.stderr)
+    print(
+        f"{lines:,} order lines in {len(first)} files, {sum(f.stat().st_size for f in first) / 2**20:,.0f} MB",
+        file=sys.stderr,
+    )
     spark = session(bench_conf(work, "session", unify))
     rehearse(spark, work, unify)
-    seconds: dict[str, list[float]] = {name: [] for name in ("ours", "handwritten", "floor", "one_percent", "nothing_new")}
+    seconds: dict[str, list[float]] = {
+        name: [] for name in ("ours", "handwritten", "floor", "one_percent", "nothing_new")
+    }
     steps: list[Step] = []
     for i in range(rounds):
         conf = bench_conf(work, f"ours{i}", unify)
@@ -221,8 +239,21 @@ def rehearse(spark: SparkSession, work: Path, unify: bool) -> None:
 
 def show(seconds: dict[str, list[float]], steps: list[Step]) -> None:
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    job.table(("side", "median s", "of ours"), [(n, f"{s:.2f}", f"{median['ours'] / s:.2f}") for n, s in median.items()])
-    rows = [(s.step, s.dataset, f"{s.rows:,}", f"{s.seconds:.1f}", s.spark_jobs, s.shuffles, f"{s.spill_bytes / 2**20:,.0f}") for s in steps]
+    job.table(
+        ("side", "median s", "of ours"), [(n, f"{s:.2f}", f"{median['ours'] / s:.2f}") for n, s in median.items()]
+    )
+    rows = [
+        (
+            s.step,
+            s.dataset,
+            f"{s.rows:,}",
+            f"{s.seconds:.1f}",
+            s.spark_jobs,
+            s.shuffles,
+            f"{s.spill_bytes / 2**20:,.0f}",
+        )
+        for s in steps
+    ]
     job.table(("step", "of", "rows", "s", "Spark jobs", "shuffles", "spill MB"), rows)
     ratios = {
         "vs_handwritten": median["ours"] / median["handwritten"],
