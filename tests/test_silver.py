@@ -182,7 +182,7 @@ def test_what_a_text_is_before_its_type(spark: Any) -> None:
     found = [tuple(row[name] for name in ("id", "kept", "gone", "old", "day", "may_lack")) for row in rows]
     assert found[:3] == [
         ("7", " k ", None, "o", "f7", None),
-        ("8", "unknown", None, None, "f8", None),
+        ("8", None, None, None, "f8", None),
         ("9", None, "x", 'a,"b"', "f9", None),
     ]
     assert [row["_rule"] for row in rows[:6]] == [None, None, None, "shape", "shape", "shape"]
