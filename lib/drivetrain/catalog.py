@@ -43,7 +43,8 @@ def register(spark: SparkSession, conf: Conf) -> None:
 
 def add(spark: SparkSession, database: str, name: str, path: str) -> None:
     """One catalog entry for the Delta table at ``path``; names come from conf, which has checked them."""
-    spark.sql(f"CREATE DATABASE IF NOT EXISTS `{database}`")
+    if not spark.catalog.databaseExists(database):
+        spark.sql(f"CREATE DATABASE `{database}`")
     spark.sql(f"CREATE TABLE IF NOT EXISTS `{database}`.`{name}` USING DELTA LOCATION '{_quoted(path)}'")
 
 

@@ -26,7 +26,8 @@ BLANKS: Final = " \t\r\n"
 ARRIVAL: Final = ("_load", "_file", "_block", "_line")
 DATE_FIELDS: Final = ["yyyy", "MM", "dd"]
 TIME_FIELDS: Final = ["HH", "mm", "ss"]
-FORMAT_LENGTH: Final = {"date": 8, "timestamp": 8}  # a lone year would pass for the first of January
+# A lone year would pass for the first of January, and a date would drop its time.
+ISO_LENGTH: Final = {"date": (8, 10), "timestamp": (8, 35)}
 
 
 def parse(
@@ -294,8 +295,8 @@ def _cast(column: contracts.Column) -> Column:
         return (
             F.try_to_date(value, column.format) if kind == "date" else F.try_to_timestamp(value, F.lit(column.format))
         )
-    if kind in FORMAT_LENGTH:
-        return F.when(F.length(value) >= FORMAT_LENGTH[kind], value.try_cast(kind))
+    if kind in ISO_LENGTH:
+        return F.when(F.length(value).between(*ISO_LENGTH[kind]), value.try_cast(kind))
     if kind.startswith("decimal"):
         scale = int(kind.rstrip(")").split(",")[1])
         digits = F.length(F.substring_index(value, ".", -1))
