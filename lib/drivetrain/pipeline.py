@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from drivetrain import assess, bronze, catalog, checks, gold, ops, quarantine, silver, source
+from drivetrain import assess, bronze, catalog, checks, gold, ops, quarantine, refresh, silver, source
 from drivetrain.contracts import META_COLUMNS, Conf, Dataset, GoldTable
 from drivetrain.drift import fit, new_columns
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.landing import Landed, Rejected, arrivals, changed, hash_of_first, inspect_all, listing
 from drivetrain.progress import Progress
+from drivetrain.session import FAILURES, reason
 from drivetrain.sink import Table, Txn
 
 SILVER_PROPERTIES = {"delta.enableChangeDataFeed": "true", "delta.enableDeletionVectors": "true"}
@@ -67,8 +67,10 @@ class Pipeline:
                     self.unify(dataset)
         self.publish_all()
         if self.steps.done:
-            catalog.register(self.spark, self.conf)
-        self.write_ops()
+            with self.problem_of("catalog"):
+                catalog.register(self.spark, self.conf)
+        with self.problem_of("ops"):
+            self.write_ops()
         return self.outcome
 
     def assess(self) -> None:
@@ -102,11 +104,9 @@ class Pipeline:
             yield
         except DrivetrainError as error:
             self.outcome.problems += error.problems
-        except PySparkException as error:
-            what = str(error).strip().splitlines()[0][:500]
-            self.outcome.problems.append(
-                Problem("spark", name, what, "nothing was committed for it; run again when the cause is gone")
-            )
+        except FAILURES as error:
+            fix = "nothing was committed for it; run again when the cause is gone"
+            self.outcome.problems.append(Problem("spark", name, reason(error), fix))
 
     # --- landing -> bronze ---
 
@@ -118,7 +118,7 @@ class Pipeline:
             try:
                 self.load(dataset, new)
                 return
-            except PySparkException as error:
+            except FAILURES as error:
                 new = self.without_offenders(dataset, new, error)
 
     def new_files(self, dataset: Dataset) -> tuple[list[Landed], list[Rejected]]:
@@ -180,11 +180,11 @@ class Pipeline:
                     f"{dataset.name}: {file.name} changed while it was read; the next run takes it again"
                 )
 
-    def without_offenders(self, dataset: Dataset, files: Sequence[Landed], error: PySparkException) -> list[Landed]:
+    def without_offenders(self, dataset: Dataset, files: Sequence[Landed], error: Exception) -> list[Landed]:
         """After a failed load: the files that can be read alone. The others go to quarantine.
 
         Raises:
-            PySparkException: ``error``, where no single file is to blame.
+            Exception: ``error``, where no single file is to blame.
         """
         good, bad = [], []
         for file in files:
@@ -192,10 +192,9 @@ class Pipeline:
                 with source.one_split_a_task(self.spark):
                     source.read(self.spark, dataset, [file]).write.format("noop").mode("overwrite").save()
                 good.append(file)
-            except PySparkException as own:
+            except FAILURES as own:
                 rule = "vanished" if not Path(file.path).exists() else "unreadable"
-                reason = f"{file.name}: {str(own).strip().splitlines()[0][:300]}"
-                bad.append(Rejected(file.name, file.size, file.modified, rule, reason))
+                bad.append(Rejected(file.name, file.size, file.modified, rule, f"{file.name}: {reason(own)}"))
         if not bad:
             raise error
         self.reject(dataset, bad)
@@ -273,7 +272,12 @@ class Pipeline:
 
     def commit(self, dataset: Dataset, staged: DataFrame, loads: Loads) -> int:
         """Write what was staged: quarantine, then silver, whose commit carries the ledger row."""
-        counts = {row["_outcome"]: row["count"] for row in staged.groupBy("_outcome").count().collect()}
+        example = F.first("_unknown", ignorenulls=True).alias("unknown")
+        found = staged.groupBy("_outcome").agg(F.count(F.lit(1)).alias("count"), example).collect()
+        counts = {row["_outcome"]: row["count"] for row in found}
+        unknown = next((row["unknown"] for row in found if row["unknown"]), None)
+        if unknown:
+            self.outcome.notes.append(f"{dataset.name}: columns that the contract does not have, as {unknown}")
         good = staged.where(F.col("_outcome").isin("insert", "update"))
         self.measure(dataset, good)
         row = self.ledger_row(dataset, counts, loads)
@@ -399,8 +403,7 @@ class Pipeline:
     def publish(self, table: GoldTable, versions: Mapping[str, int], pinned: Mapping[str, int]) -> None:
         """Write aside, audit, then make it the new version; a failed check leaves the old one."""
         with self.staging(table) as folder, self.step("gold", table.name) as step:
-            inputs = {name: self.input(name, pinned[name]) for name in table.inputs}
-            gold.build(self.spark, table, inputs).write.mode("overwrite").parquet(folder)
+            self.candidate(table, pinned).write.mode("overwrite").parquet(folder)
             candidate = self.spark.read.parquet(folder)
             measured = gold.audit(candidate, table)
             self.note_checks("gold", table.name, measured)
@@ -420,6 +423,20 @@ class Pipeline:
             target.replace(candidate, metadata, {})
             step.rows = target.rows_written(target.version())
         self.outcome.published.append(table.name)
+
+    def candidate(self, table: GoldTable, pinned: Mapping[str, int]) -> DataFrame:
+        """The table's new content; of a query that groups one silver table only the changed groups are computed."""
+        inputs = {name: self.input(name, pinned[name]) for name in table.inputs}
+        by, target = refresh.groups(table), self.table("gold", table.name)
+        built = next((m for _, m in target.commits()), None) if target.exists() else None
+        if by is None or by.table not in self.conf.datasets or built is None or built["query"] != table.fingerprint:
+            return gold.build(self.spark, table, inputs)
+        source_, read = self.table("silver", by.table), built["read"][by.table]
+        changed_ = refresh.touched(source_, read, pinned[by.table], by) if read >= 0 else None
+        if changed_ is None:
+            return gold.build(self.spark, table, inputs)
+        part = gold.build(self.spark, table, {by.table: refresh.restricted(inputs[by.table], changed_, by)})
+        return refresh.replaced(target.read(), part, changed_, table.key)
 
     def input(self, name: str, version: int) -> DataFrame:
         """A gold table's input at a version; a dataset that has no rows yet is an empty table."""

@@ -37,7 +37,8 @@ def parse(
     max_record_bytes: int,
     new: Mapping[str, str],
 ) -> DataFrame:
-    """Records of the log -> the contract's columns, typed, with _rule and _reason (null for good rows) and _unknown.
+    """Records of the log -> the contract's columns, typed, with _rule, _reason (null for good rows) and
+    _unknown (names of columns that the contract does not have; null for none).
 
     ``layouts`` gives the header of each _layout among the records; JSON has none. ``new`` maps columns that the
     contract does not have, and which silver takes, to their feed names. raw and raw_bytes are kept for bad rows only.
@@ -54,8 +55,8 @@ def parse(
         Violation("shape", F.col("_shape").isNotNull(), F.col("_shape")),
     ]
     if dataset.evolution in ("quarantine", "refuse"):
-        names = F.concat(F.lit("columns that the contract does not have: "), F.array_join("_unknown", ", "))
-        unreadable.append(Violation("drift", F.size("_unknown") > 0, names))
+        names = F.concat(F.lit("columns that the contract does not have: "), F.col("_unknown"))
+        unreadable.append(Violation("drift", F.col("_unknown").isNotNull(), names))
     return _checked(typed, dataset, unreadable, list(new))
 
 
@@ -91,7 +92,7 @@ def _fields(
         return _csv_fields(usable, dataset, layouts, new)
     if dataset.format in ("json", "parquet"):
         return _json_fields(usable, dataset, new)
-    return usable.select("*", F.array("_text").alias("_fields"), _nothing("_shape"), _no_names().alias("_unknown"))
+    return usable.select("*", F.array("_text").alias("_fields"), _nothing("_shape"), _nothing("_unknown"))
 
 
 def _checked(typed: DataFrame, dataset: Dataset, unreadable: Sequence[Violation], new: Sequence[str]) -> DataFrame:
@@ -122,10 +123,6 @@ def _nothing(name: str) -> Column:
     return F.lit(None).cast("string").alias(name)
 
 
-def _no_names() -> Column:
-    return F.array().cast("array<string>")
-
-
 def _csv_fields(
     log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], new: Mapping[str, str]
 ) -> DataFrame:
@@ -138,7 +135,7 @@ def _csv_fields(
     shapes = {layout: _csv_shape(dataset, header, fits[layout]) for layout, header in layouts.items()}
     wanted = [*dataset.feed_columns, *new.values()]
     columns = {layout: _arranged(fits[layout], layouts[layout], wanted) for layout in layouts}
-    unknown = {layout: F.array(*map(F.lit, fits[layout].unknown)).cast("array<string>") for layout in layouts}
+    unknown = {layout: F.lit(", ".join(fits[layout].unknown) or None).cast("string") for layout in layouts}
     return split.select(
         *log.columns,
         _by_layout(columns).alias("_fields"),
@@ -233,11 +230,12 @@ def _json_fields(log: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> Da
     values = [
         F.coalesce(*[F.col("_map")[alias] for alias in named.get(name, (name,))]) for name in (*named, *new.values())
     ]
+    others = F.array_except(keys, F.array(*map(F.lit, known)))
     return fields.select(
         *log.columns,
         F.array(*values).alias("_fields"),
         shape.alias("_shape"),
-        F.coalesce(F.array_except(keys, F.array(*map(F.lit, known))), _no_names()).alias("_unknown"),
+        F.when(F.size(others) > 0, F.array_join(others, ", ")).alias("_unknown"),
     )
 
 

@@ -71,6 +71,15 @@ class Table:
         infos = [action["commitInfo"] for action in self._commit(version) if "commitInfo" in action]
         return int(infos[0].get("operationMetrics", {}).get("numOutputRows", 0)) if infos else 0
 
+    def has_commit(self, version: int) -> bool:
+        """Whether the log still holds that version's commit."""
+        return bool(self._commit(version))
+
+    def changes(self, first: int, last: int) -> DataFrame:
+        """Rows that the versions from ``first`` to ``last`` inserted, deleted, or updated (as before and as after)."""
+        reader = self.spark.read.format("delta").option("readChangeFeed", "true")
+        return reader.option("startingVersion", first).option("endingVersion", last).load(self.path)
+
     def commits(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Our own commits, newest first, as far as the log still holds them."""
         for version in range(self.version(), -1, -1):

@@ -88,6 +88,26 @@ def violation(query: str) -> str | None:
     return str(condition.sql(DIALECT))
 
 
+def group_columns(query: exp.Query) -> dict[str, str] | None:
+    """Result name -> expression of each GROUP BY column, for a query that only filters and groups the rows of one
+    table; None for any other."""
+    plain = {"kind", "expressions", "from_", "where", "group", "having", "order"}
+    if not isinstance(query, exp.Select) or any(value for key, value in query.args.items() if key not in plain):
+        return None
+    group, sub_queries = query.args.get("group"), [*query.find_all(exp.Select)][1:]
+    if group is None or sub_queries or query.find(exp.Window) or len([*query.find_all(exp.Table)]) != 1:
+        return None
+    if not group.expressions or any(value for key, value in group.args.items() if key != "expressions"):
+        return None
+    results = {item.unalias().transform(_without_table).sql(DIALECT): item.alias_or_name for item in query.expressions}
+    by_name = {name: text for text, name in results.items()}
+    wanted = [part.transform(_without_table).sql(DIALECT) for part in group.expressions]
+    texts = [text if text in results else by_name.get(text) for text in wanted]
+    if any(text is None or text.isdigit() for text in texts):
+        return None
+    return {results[str(text)]: str(text) for text in texts}
+
+
 def unknown_columns(query: exp.Query, schema: Mapping[str, Mapping[str, str]]) -> str | None:
     """What qualifying the query against ``schema`` (table -> column -> type) complains about; None when nothing."""
     try:
