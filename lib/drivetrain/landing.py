@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Final, Literal
 
 import pyarrow
 import pyarrow.parquet
@@ -46,7 +46,7 @@ class Arrival:
 @dataclass(frozen=True)
 class Landed:
     """A file that can be read. ``header`` names the feed's columns where the format has names; ``layout``
-    is its hash."""
+    is its hash, and that of the columns' kinds in a format that has kinds."""
 
     name: str
     path: str
@@ -133,7 +133,7 @@ def inspect(dataset: Dataset, file: Arrival) -> Landed | Rejected:
     try:
         head, sha256 = _read_through(file)
         charset = _charset(head, dataset.options.encoding)
-        header = _header(dataset, file, head, charset)
+        header, kinds = _header(dataset, file, head, charset)
     except FileNotFoundError:
         return reject("vanished", f"{file.name} was listed but is gone")
     except PermissionError:
@@ -144,9 +144,11 @@ def inspect(dataset: Dataset, file: Arrival) -> Landed | Rejected:
         return reject("torn_parquet", f"{file.name} is not a whole Parquet file: {str(error).splitlines()[0]}")
     except UnicodeDecodeError as error:
         return reject("header_encoding", f"the header of {file.name} is not {error.encoding}: byte {error.start}")
+    except csv.Error as error:
+        return reject("header", f"the header of {file.name} is not a line of CSV: {error}")
     except OSError as error:
         return reject("unreadable", f"{file.name}: {error.strerror or error}")
-    layout = digest([dataset.format, header])
+    layout = digest([dataset.format, header, *kinds])
     return Landed(file.name, file.path, file.size, file.modified, sha256, charset, header, layout)
 
 
@@ -209,25 +211,25 @@ def _charset(head: bytes, declared: str) -> str:
     )
 
 
-def _header(dataset: Dataset, file: Arrival, head: bytes, charset: str) -> tuple[str, ...]:
+def _header(dataset: Dataset, file: Arrival, head: bytes, charset: str) -> tuple[tuple[str, ...], list[str]]:
     if dataset.format == "parquet":
         with Path(file.path).open("rb") as stream:
-            return tuple(_parquet_names(stream))
+            schema = pyarrow.parquet.read_schema(stream)
+        return tuple(schema.names), [str(kind) for kind in schema.types]
     if dataset.format in ("text", "document"):
-        return ("text",)
+        return ("text",), []
     if dataset.format == "json":
-        return ()
+        return (), []
     if not dataset.options.header:  # not feed_columns: a transformation may name its sources before they stand
-        return tuple(column.feed_name for column in dataset.columns if not column.transform)
-    return tuple(numbered(_fields(dataset, _first_line(head, charset))))
+        return tuple(column.feed_name for column in dataset.columns if not column.transform), []
+    return tuple(numbered(_fields(dataset, _first_line(dataset, head, charset)))), []
 
 
-def _parquet_names(stream: BinaryIO) -> list[str]:
-    return list(pyarrow.parquet.read_schema(stream).names)
-
-
-def _first_line(head: bytes, charset: str) -> str:
-    line = head.split("\n".encode(charset), 1)[0]
+def _first_line(dataset: Dataset, head: bytes, charset: str) -> str:
+    if dataset.options.multi_line or charset.startswith(("UTF-16", "UTF-32")):
+        line = head.split("\n".encode(charset), 1)[0]
+    else:  # as Spark takes lines to end
+        line = re.split(b"[\r\n]", head, maxsplit=1)[0]
     return line.decode(charset).removeprefix("\ufeff").rstrip("\r")
 
 

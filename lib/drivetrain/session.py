@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from drivetrain.contracts import Conf
@@ -19,6 +21,20 @@ FIXED: Final = {
     "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.parquet.mergeSchema": "true",
 }
+
+# What an action of Spark's may raise: PySpark has names of its own for some of Java's exceptions only.
+FAILURES: Final = (PySparkException, Py4JJavaError)
+
+
+def reason(failure: Exception) -> str:
+    """What one of FAILURES says, and what caused it in the first place, on one line."""
+    cause = getattr(failure, "java_exception", None) or getattr(failure, "_origin", None)
+    said = [] if cause else [str(failure)]
+    while cause is not None:
+        said.append(str(cause.getMessage() or cause.toString()))
+        cause = cause.getCause()
+    first, last = (said[i].strip().split("\n")[0].split(" SQLSTATE")[0] for i in (0, -1))
+    return (first if last in first else f"{first} {last}")[:500]
 
 
 def open_session(conf: Conf, job: str, catalog: str | None = None) -> SparkSession:
