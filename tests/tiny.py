@@ -82,7 +82,7 @@ class Tiny:
         """Sorted rows of a table; none where there is no table."""
         if not (self.home / "warehouse" / table / "_delta_log").exists():
             return []
-        found = self.frame(table).where(where).select(*columns).collect()
+        found = self.frame(table).where(where).selectExpr(*columns).collect()
         return sorted(map(tuple, found), key=lambda row: [(value is not None, str(value)) for value in row])
 
     def quarantined(self, dataset: str, *columns: str, where: str = "true") -> list[tuple[Any, ...]]:

@@ -206,8 +206,7 @@ class Pipeline:
             self.progress.say(f"{dataset.name}: {file.reason} [{file.rule}]")
             self.outcome.notes.append(f"{dataset.name}: {file.reason}")
             if file.rule == "drift":
-                fix = "correct the feed, or let the contract's evolution be keep, add or quarantine"
-                self.outcome.problems.append(Problem("drift", f"{dataset.where} ({dataset.name})", file.reason, fix))
+                self.refuse(dataset, file.reason)
         files = [file for file in files if file.rule != "vanished"]
         if files and self.quarantine.exists():
             known = self.quarantine.read().where((F.col("dataset") == dataset.name) & F.col("_load").isNull())
@@ -217,6 +216,11 @@ class Pipeline:
             rows = quarantine.of_files(self.spark, dataset, files, self.outcome.run)
             txn = Txn(f"{dataset.name}:files:{self.outcome.run}:{len(self.outcome.notes)}", 1)
             self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES)
+
+    def refuse(self, dataset: Dataset, what: str) -> None:
+        """The job fails for a column that the contract does not have."""
+        fix = "correct the feed, or let the contract's evolution be keep, add or quarantine"
+        self.outcome.problems.append(Problem("drift", f"{dataset.where} ({dataset.name})", what, fix))
 
     # --- bronze -> silver ---
 
@@ -278,6 +282,8 @@ class Pipeline:
         unknown = next((row["unknown"] for row in found if row["unknown"]), None)
         if unknown:
             self.outcome.notes.append(f"{dataset.name}: columns that the contract does not have, as {unknown}")
+            if dataset.evolution == "refuse":
+                self.refuse(dataset, f"records have columns that the contract does not have, as {unknown}")
         good = staged.where(F.col("_outcome").isin("insert", "update"))
         self.measure(dataset, good)
         row = self.ledger_row(dataset, counts, loads)
