@@ -42,13 +42,13 @@ class Measured:
 
 
 def row_violations(
-    columns: Iterable[contracts.Column], key: Sequence[str], rules: Iterable[contracts.Rule]
+    columns: Sequence[contracts.Column], key: Sequence[str], rules: Iterable[contracts.Rule]
 ) -> list[Violation]:
     """What the contract says of single typed rows: required, enum, bounds, and the rules that quarantine."""
     found = [violation for column in columns for violation in _column_violations(column, key)]
     for rule in rules:
         if rule.action == "quarantine":
-            text = F.lit(f"breaks {rule.name}: {rule.predicate}") if rule.predicate else _value_reason(rule)
+            text = F.lit(f"breaks {rule.name}: {rule.predicate}") if rule.predicate else _value_reason(rule, columns)
             found.append(Violation(rule.name, broken(rule), text))
     return found
 
@@ -78,14 +78,15 @@ def _whole(pattern: str) -> str:
     return f"^(?:{pattern})$"
 
 
-def _value_reason(rule: contracts.Rule) -> Column:
-    values = F.concat_ws(", ", *[F.coalesce(F.col(name).cast("string"), F.lit("NULL")) for name in rule.columns])
+def _value_reason(rule: contracts.Rule, columns: Sequence[contracts.Column]) -> Column:
+    shown = {column.name: shown_value(column, F.col(column.name)) for column in columns}
+    values = F.concat_ws(", ", *[F.coalesce(shown[name], F.lit("NULL")) for name in rule.columns])
     return F.concat(F.lit(f"breaks {rule.name}: {', '.join(rule.columns)} is "), values)
 
 
 def _column_violations(column: contracts.Column, key: Sequence[str]) -> list[Violation]:
     value, found = F.col(column.name), []
-    shown = F.substring(value.cast("string"), 1, 100)
+    shown = shown_value(column, value)
     if column.required or column.name in key:
         found.append(Violation("required", value.isNull(), F.lit(f"{column.name} is empty")))
     if column.enum:
@@ -96,6 +97,12 @@ def _column_violations(column: contracts.Column, key: Sequence[str]) -> list[Vio
         reason = F.concat(F.lit(f"{column.name} is '"), shown, F.lit(f"', its {name} is {limit}"))
         found.append(Violation("bounds", _true(_outside(value, column.type, name, limit)), reason))
     return found
+
+
+def shown_value(column: contracts.Column, value: Column) -> Column:
+    """The value as a reason may show it: reasons are for everybody, so personal data is not in them."""
+    hidden = column.classification in ("personal", "restricted")
+    return F.lit("•••") if hidden else F.substring(value.cast("string"), 1, 100)
 
 
 def _true(condition: Column) -> Column:

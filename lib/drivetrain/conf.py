@@ -12,7 +12,7 @@ from zoneinfo import available_timezones
 from pydantic import Field, ValidationError
 
 from drivetrain import sqltext
-from drivetrain.contracts import NAME, Conf, CycleError, Dataset, GoldTable, Settings, build_order
+from drivetrain.contracts import BUILT_IN_CHECKS, NAME, Conf, CycleError, Dataset, GoldTable, Settings, build_order
 from drivetrain.errors import ConfError, Problem
 from drivetrain.odcs import Findings, Model, check_name, check_standard, keys, nearest, read_dataset, read_rules
 from drivetrain.settings import Layered, layer, load_yaml, shown
@@ -253,6 +253,9 @@ def _gold_table(
     if len(problems) > before:
         return None
     rules = read_rules(model.checks, ("checks",), None, columns, found, ("flag", "stop"), "stop")
+    taken = [rule.name for rule in rules] + list(BUILT_IN_CHECKS)
+    for name_ in sorted({n for n in taken if taken.count(n) > 1}):
+        found.add("twice", ("checks",), f"two checks are named {name_!r}", "give each check a name of its own")
     if len(problems) > before:
         return None
     sources = tuple((column, tuple(pairs)) for column, pairs in sqltext.column_lineage(query, schema).items())

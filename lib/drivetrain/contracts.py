@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 META_COLUMNS: Final = ("_file", "_block", "_line", "_load")
+BUILT_IN_CHECKS: Final = ("key_unique", "key_not_null")
 SCD2_COLUMNS: Final = ("valid_from", "valid_to", "is_current")
 
 Action = Literal["quarantine", "flag", "stop"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pyspark.sql import DataFrame, SparkSession
 
 from drivetrain.checks import Measured, measure
-from drivetrain.contracts import GoldTable, Rule
+from drivetrain.contracts import BUILT_IN_CHECKS, GoldTable, Rule
 
 
 def build(spark: SparkSession, table: GoldTable, inputs: Mapping[str, DataFrame]) -> DataFrame:
@@ -23,8 +23,8 @@ def build(spark: SparkSession, table: GoldTable, inputs: Mapping[str, DataFrame]
 
 def rules(table: GoldTable) -> list[Rule]:
     """The table's checks, and those that every table has: the key is unique and nowhere null."""
-    unique = Rule("key_unique", "stop", "mustBe", 0, metric="duplicateValues", columns=table.key)
-    whole = Rule("key_not_null", "stop", "mustBe", 0, metric="nullValues", columns=table.key)
+    unique = Rule(BUILT_IN_CHECKS[0], "stop", "mustBe", 0, metric="duplicateValues", columns=table.key)
+    whole = Rule(BUILT_IN_CHECKS[1], "stop", "mustBe", 0, metric="nullValues", columns=table.key)
     return [unique, whole, *table.rules]
 
 

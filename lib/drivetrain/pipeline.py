@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,14 +14,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from drivetrain import assess, bronze, catalog, checks, gold, ops, quarantine, refresh, silver, source
-from drivetrain.contracts import META_COLUMNS, Conf, Dataset, GoldTable
+from drivetrain.contracts import META_COLUMNS, Conf, Dataset, GoldTable, digest
 from drivetrain.drift import fit, new_columns
 from drivetrain.errors import DrivetrainError, Problem
-from drivetrain.landing import Landed, Rejected, arrivals, changed, hash_of_first, inspect_all, listing
+from drivetrain.landing import Arrival, Landed, Rejected, arrivals, changed, grown, inspect_all, listing
 from drivetrain.progress import Progress
 from drivetrain.session import FAILURES, reason
 from drivetrain.sink import Table, Txn
 
+# Personal data must not stand in Delta's log as minima and maxima; these tables are read whole anyway.
+NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
 SILVER_PROPERTIES = {"delta.enableChangeDataFeed": "true", "delta.enableDeletionVectors": "true"}
 
 
@@ -130,17 +133,15 @@ class Pipeline:
     def look(self, dataset: Dataset) -> tuple[list[Landed], list[Rejected]]:
         """As `new_files`, now. A file whose name and content the log has is not new."""
         there = arrivals(dataset, self.conf.settings.settle_seconds)
-        self.listings[dataset.name] = listing(there)
+        self.note_age(dataset, there)
+        self.listings[dataset.name] = digest([dataset.fingerprint, listing(there)])
         if self.listings[dataset.name] == self.last_listing(dataset):
             return [], []
         taken = self.taken(dataset)
-        fresh = [
-            a for a in there if not any((a.size, a.modified) == (t.size, t.modified) for t in taken.get(a.name, ()))
-        ]
+        latest = {name: versions[-1] for name, versions in taken.items()}
+        fresh = [a for a in there if not _same(a, latest.get(a.name))]
         looked = inspect_all(dataset, fresh)
-        landed = [
-            f for f in looked if isinstance(f, Landed) and not any(f.sha256 == t.sha256 for t in taken.get(f.name, ()))
-        ]
+        landed = [f for f in looked if isinstance(f, Landed) and not _same(f, latest.get(f.name))]
         rejected = [f for f in looked if isinstance(f, Rejected)]
         for file in list(landed):
             verdict = _refusal(dataset, file, taken.get(file.name, ()))
@@ -148,6 +149,15 @@ class Pipeline:
                 landed.remove(file)
                 rejected.append(verdict)
         return landed, rejected
+
+    def note_age(self, dataset: Dataset, there: Sequence[Arrival]) -> None:
+        """Say so where the newest file is older than the contract's freshness."""
+        newest = max((file.modified for file in there), default=None)
+        hours = (time.time_ns() - newest) / 3.6e12 if newest else None
+        if dataset.freshness_hours is not None and (hours is None or hours > dataset.freshness_hours):
+            age = "no file has come" if hours is None else f"the newest file is {hours:.1f} h old"
+            self.outcome.notes.append(f"{dataset.name}: {age}, its SLA is {dataset.freshness_hours:g} h")
+            self.progress.say(self.outcome.notes[-1])
 
     def last_listing(self, dataset: Dataset) -> str | None:
         """The listing that the last load saw, and took whole."""
@@ -171,7 +181,7 @@ class Pipeline:
         with self.step("bronze", dataset.name) as step, source.one_split_a_task(self.spark):
             records = bronze.log_records(source.read(self.spark, dataset, files), load)
             rows = records.unionByName(bronze.log_files(self.spark, files, load))
-            metadata = {"run": load.run, "listing": self.listings[dataset.name]}
+            metadata = {"run": load.run, "listing": self.listings.get(dataset.name)}
             log.append(rows, Txn(dataset.name, load.number), metadata, bronze.PROPERTIES)
             step.rows = log.rows_written(log.version()) - len(files)
         for file in files:
@@ -203,6 +213,7 @@ class Pipeline:
     def reject(self, dataset: Dataset, files: Sequence[Rejected]) -> None:
         """Put files into quarantine, each once, and say so; a refused file fails the job too."""
         for file in files:
+            self.listings.pop(dataset.name, None)  # the next run looks again: the cause may be gone by then
             self.progress.say(f"{dataset.name}: {file.reason} [{file.rule}]")
             self.outcome.notes.append(f"{dataset.name}: {file.reason}")
             if file.rule == "drift":
@@ -236,7 +247,7 @@ class Pipeline:
             loads = Loads(max(done, 0) + 1, last, log.version(), table.version() if table.exists() else -1)
             self.stage(dataset, log.read(loads.bronze_version), loads, folder)
             staged = self.spark.read.parquet(folder)
-            if loads.silver_version >= 0 and self.may_be_known(dataset, loads):
+            if loads.silver_version >= 0 and self.may_be_known(dataset):
                 staged = silver.against(staged, table.read(loads.silver_version), dataset).persist()
             try:
                 step.rows = self.commit(dataset, staged, loads)
@@ -248,7 +259,9 @@ class Pipeline:
         records = bronze.records(log, loads.first - 1).where(F.col("_load") <= loads.last)
         new = self.added_columns(dataset, entries, records)
         parsed = silver.parse(records, dataset, entries, self.conf.settings.max_record_bytes, new)
-        silver.classify(parsed, dataset).write.mode("overwrite").option("compression", "lz4").parquet(folder)
+        silver.classify(parsed, dataset, self.may_be_known(dataset)).write.mode("overwrite").option(
+            "compression", "lz4"
+        ).parquet(folder)
 
     def layouts(self, log: DataFrame) -> dict[str, tuple[str, ...]]:
         """The header of each layout that the log has seen."""
@@ -267,7 +280,7 @@ class Pipeline:
         unknown = [name for header in layouts.values() for name in fit(header, dataset).unknown]
         return new_columns(list(dict.fromkeys(unknown)), dataset)
 
-    def may_be_known(self, dataset: Dataset, loads: Loads) -> bool:
+    def may_be_known(self, dataset: Dataset) -> bool:
         """Whether silver can hold some of the records already: by position only if a file came again."""
         if dataset.identity:
             return True
@@ -307,7 +320,10 @@ class Pipeline:
         self.note_checks("silver", dataset.name, measured)
         broken = [item for item in measured if item.rule.action == "stop" and not item.passed]
         if broken:
-            where, fix = f"{dataset.where} ({dataset.name})", "silver was left as it was; correct the feed, or the rule"
+            where, fix = (
+                f"{dataset.where} ({dataset.name})",
+                "silver was left as it was; the log keeps the records: correct the rule, or quarantine",
+            )
             raise DrivetrainError(
                 *[Problem("check", where, f"a check stops this dataset: {item}", fix) for item in broken]
             )
@@ -331,12 +347,18 @@ class Pipeline:
         )  # fmt: skip
 
     def write_quarantine(self, dataset: Dataset, staged: DataFrame, counts: Mapping[str, int], loads: Loads) -> None:
-        if not counts.get("quarantined"):
-            return
-        done = self.quarantine.last_txn(dataset.name)
-        rows = quarantine.of_rows(staged.where(F.col("_load") > done), dataset, self.outcome.run)
+        rows = quarantine.of_rows(staged, dataset, self.outcome.run)
         txn = Txn(dataset.name, loads.last)
-        self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES)
+        if self.quarantine.last_txn(dataset.name) >= loads.first:
+            # A run ended between quarantine and silver. Its verdicts may differ from today's, so they are replaced.
+            txn = Txn(f"{dataset.name}:{self.outcome.run}", loads.last)
+            mine = f"dataset = '{dataset.name}' AND _load BETWEEN {loads.first} AND {loads.last}"
+            self.quarantine.delete(f"{mine} AND state = 'open'", txn, {"run": self.outcome.run})
+            held = self.quarantine.read().where(mine).select("quarantine_id")
+            rows = rows.join(held, "quarantine_id", "left_anti").select(*quarantine.COLUMNS)
+            txn = Txn(f"{txn.app}:again", loads.last)
+        if counts.get("quarantined"):
+            self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES)
 
     def write_silver(self, dataset: Dataset, good: DataFrame, row: ops.LedgerRow, loads: Loads) -> None:
         table, txn = self.table("silver", dataset.name), Txn(dataset.name, loads.last)
@@ -348,6 +370,12 @@ class Pipeline:
             rows = silver.versions(rows, old, dataset)
         if first or (dataset.history != "scd2" and row.updated == 0):
             table.append(rows, txn, metadata, SILVER_PROPERTIES | _statistics(dataset))
+            written = table.rows_written(loads.silver_version + 1)
+            if written != row.inserted:
+                what = f"{written} rows were written where the ledger says {row.inserted}"
+                raise DrivetrainError(
+                    Problem("ledger", dataset.name, what, "report this; RESTORE silver to the version before")
+                )
         else:
             on = dataset.identity if dataset.history == "scd2" else dataset.key
             table.merge(rows, " AND ".join(f"t.`{name}` = s.`{name}`" for name in on), txn, metadata)
@@ -363,11 +391,10 @@ class Pipeline:
         if last <= done:
             return
         with self.step("unify", dataset.name) as step:
-            entries = self.layouts(log.read())
-            rows = silver.unified(
-                bronze.records(log.read(), done), dataset, entries, self.conf.settings.max_record_bytes
-            )
-            table.append(rows, Txn(dataset.name, last), {"run": self.outcome.run}, {})
+            # A released record went in when it first came: the unified table knows no rules.
+            records = bronze.records(log.read(), done).where(~F.coalesce("_released", F.lit(False)))
+            rows = silver.unified(records, dataset, self.layouts(log.read()), self.conf.settings.max_record_bytes)
+            table.append(rows, Txn(dataset.name, last), {"run": self.outcome.run}, NO_STATISTICS)
             step.rows = table.rows_written(table.version())
 
     # --- silver -> gold ---
@@ -419,14 +446,14 @@ class Pipeline:
             }  # fmt: skip
             failed = gold.fails(measured)
             if failed:
-                self.table("gold/_rejected", table.name).replace(candidate, metadata, {})
+                self.table("gold/_rejected", table.name).replace(candidate, metadata, NO_STATISTICS)
                 where = f"{table.where} ({table.name})"
                 fix = f"the old version stands; the candidate is in gold/_rejected/{table.name}"
                 raise DrivetrainError(
                     *[Problem("check", where, f"a check keeps the new version back: {item}", fix) for item in failed]
                 )
             target = self.table("gold", table.name)
-            target.replace(candidate, metadata, {})
+            target.replace(candidate, metadata, NO_STATISTICS)
             step.rows = target.rows_written(target.version())
         self.outcome.published.append(table.name)
 
@@ -554,6 +581,15 @@ def _statistics(dataset: Dataset) -> dict[str, str]:
     return {"delta.dataSkippingStatsColumns": ",".join([*open_[:28], "_file", "_load"])}
 
 
+def _same(now: Arrival | Landed, before: Landed | None) -> bool:
+    """Whether a file is what the log took last under its name: by content where it is known, else by size, time."""
+    if before is None:
+        return False
+    if isinstance(now, Landed):
+        return now.sha256 == before.sha256
+    return (now.size, now.modified) == (before.size, before.modified)
+
+
 def _refusal(dataset: Dataset, file: Landed, taken: Sequence[Landed]) -> Rejected | None:
     """Why a readable file is not taken; None where it is."""
     if dataset.evolution == "refuse" and file.header and (unknown := fit(file.header, dataset).unknown):
@@ -562,7 +598,7 @@ def _refusal(dataset: Dataset, file: Landed, taken: Sequence[Landed]) -> Rejecte
     if dataset.identity or not taken:
         return None
     before = taken[-1]
-    if file.size >= before.size and hash_of_first(file.path, before.size) == before.sha256:
+    if dataset.format != "document" and grown(file, before):
         return None
     reason = (
         f"{file.name} was loaded with other content, and its records have no key to tell which changed: "

@@ -49,7 +49,9 @@ def _repairs(path: Path) -> list[tuple[str, str, str]]:
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         try:
             item = json.loads(line)
-            found[str(item["quarantine_id"])] = str(item["raw"])
+            if not isinstance(item["raw"], str):
+                raise TypeError("raw is not a text")
+            found[str(item["quarantine_id"])] = item["raw"]
         except (ValueError, KeyError, TypeError) as error:
             problems.append(
                 Problem(
@@ -95,7 +97,8 @@ def _requeue(pipeline: Pipeline, dataset: Dataset) -> None:
         return
     entries = log.read().where(F.col("_entry") == "record")
     taken = entries.where(F.col("_requeued").isNotNull()).select(F.col("_requeued").alias("quarantine_id"))
-    todo = waiting.join(taken, "quarantine_id", "left_anti")
+    # Of rows from one place the others wait for the next time: a load holds a place once.
+    todo = waiting.join(taken, "quarantine_id", "left_anti").dropDuplicates(["_file", "_block", "_line"])
     place = ["_load", "_file", "_block", "_line"]
     origin = entries.select(*place, "_layout", F.col("raw").alias("_raw"), F.col("raw_bytes").alias("_bytes"))
     records = todo.join(origin, place).select(
@@ -110,8 +113,8 @@ def _requeue(pipeline: Pipeline, dataset: Dataset) -> None:
             rows = bronze.log_records(records, load)
             log.append(rows, Txn(dataset.name, load.number), {"run": load.run}, {})
             step.rows = log.rows_written(log.version())
-        ids = entries.where(F.col("_requeued").isNotNull()).select(F.col("_requeued").alias("quarantine_id"))
+        ids = entries.where(F.col("_requeued").isNotNull()).select(F.col("_requeued").alias("quarantine_id")).distinct()
         done = pipeline.quarantine.read().join(ids, "quarantine_id").where(F.col("state") != "requeued")
-        txn = Txn(f"{dataset.name}:requeued", load.number)
+        txn = Txn(f"{dataset.name}:requeued:{load.run}", 1)
         marked = done.withColumn("state", F.lit("requeued")).select(*quarantine.COLUMNS)
         pipeline.quarantine.merge(marked, "t.quarantine_id = s.quarantine_id", txn, {"run": load.run})

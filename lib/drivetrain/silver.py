@@ -16,17 +16,19 @@ from pyspark.sql import functions as F
 from pyspark.sql.window import WindowSpec
 
 from drivetrain import contracts
-from drivetrain.checks import Violation, explained, problem, row_violations
+from drivetrain.checks import Violation, explained, problem, row_violations, shown_value
 from drivetrain.contracts import META_COLUMNS, SCD2_COLUMNS, Dataset
 from drivetrain.drift import Fit, column_name, fit
 
 OUTCOMES: Final = ("quarantined", "duplicate", "superseded", "insert", "update")
 STAGED_ONLY: Final = ("_rule", "_reason", "_unknown", "_outcome", "raw", "raw_bytes")
 BLANKS: Final = " \t\r\n"
+POSITION: Final = ("_file", "_block", "_line")
 ARRIVAL: Final = ("_load", "_file", "_block", "_line")
 DATE_FIELDS: Final = ["yyyy", "MM", "dd"]
 TIME_FIELDS: Final = ["HH", "mm", "ss"]
 # A lone year would pass for the first of January, and a date would drop its time.
+MIDNIGHT: Final = r"[T ]0?0:00(:00)?(\.0+)?Z?$"
 ISO_LENGTH: Final = {"date": (8, 10), "timestamp": (8, 35)}
 
 
@@ -294,7 +296,8 @@ def _cast(column: contracts.Column) -> Column:
             F.try_to_date(value, column.format) if kind == "date" else F.try_to_timestamp(value, F.lit(column.format))
         )
     if kind in ISO_LENGTH:
-        return F.when(F.length(value).between(*ISO_LENGTH[kind]), value.try_cast(kind))
+        fits = F.length(value).between(*ISO_LENGTH[kind])
+        return F.when(fits | value.rlike(MIDNIGHT) if kind == "date" else fits, value.try_cast(kind))
     if kind.startswith("decimal"):
         scale = int(kind.rstrip(")").split(",")[1])
         digits = F.length(F.substring_index(value, ".", -1))
@@ -330,7 +333,7 @@ def _iso(value: Column, pattern: str) -> Column | None:
 
 def _failure(column: contracts.Column) -> Violation:
     given, value = F.col(f"_in_{column.name}"), F.col(column.name)
-    shown = F.substring(given.cast("string"), 1, 100)
+    shown = shown_value(column, given)
     what = column.type + (f" as {column.format}" if column.format else "")
     reason = F.concat(F.lit(f"{column.name}: '"), shown, F.lit(f"' is not a {what}"))
     return Violation("type", given.isNotNull() & value.isNull(), reason)
@@ -339,15 +342,18 @@ def _failure(column: contracts.Column) -> Violation:
 # --- Which rows are new ---
 
 
-def classify(parsed: DataFrame, dataset: Dataset) -> DataFrame:
-    """Add _outcome as far as the batch alone tells: quarantined, duplicate, superseded, or insert."""
+def classify(parsed: DataFrame, dataset: Dataset, repeated_files: bool = True) -> DataFrame:
+    """Add _outcome as far as the batch alone tells: quarantined, duplicate, superseded, or insert.
+
+    Without ``repeated_files`` no position stands twice, and records known by position need no comparing.
+    """
     bad = F.col("_rule").isNotNull()
     given = F.when(bad, F.lit("quarantined"))
-    if not dataset.identity:
+    if not dataset.identity and not repeated_files:
         return parsed.withColumn("_outcome", F.coalesce(given, F.lit("insert")))
     arrival = [F.col(name) for name in ARRIVAL]
     if dataset.history != "latest":
-        again = F.row_number().over(_within(dataset.identity, arrival)) > 1
+        again = F.row_number().over(_within(dataset.identity or POSITION, arrival)) > 1
         return parsed.withColumn("_outcome", F.coalesce(given, F.when(again, "duplicate").otherwise("insert")))
     if not set(dataset.key) <= set(dataset.identity):
         again = F.row_number().over(_within(dataset.identity, arrival)) > 1
@@ -409,7 +415,7 @@ def against(staged: DataFrame, silver: DataFrame, dataset: Dataset) -> DataFrame
 def _match_columns(dataset: Dataset) -> tuple[str, ...]:
     if dataset.history == "latest":
         return dataset.key
-    return dataset.identity or ("_file", "_block", "_line")
+    return dataset.identity or POSITION
 
 
 def versions(new: DataFrame, silver: DataFrame | None, dataset: Dataset) -> DataFrame:

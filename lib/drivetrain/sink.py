@@ -108,6 +108,11 @@ class Table:
         with self._session_confs(txn, metadata):
             DeltaTable.forPath(self.spark, self.path).update(condition, dict(changes))
 
+    def delete(self, condition: str, txn: Txn, metadata: Mapping[str, Any]) -> None:
+        """Take out the rows that fulfil the condition."""
+        with self._session_confs(txn, metadata):
+            DeltaTable.forPath(self.spark, self.path).delete(condition)
+
     def _save(self, writer: Any, txn: Txn | None, metadata: Mapping[str, Any], properties: Mapping[str, str]) -> None:
         writer = writer.options(**properties).option("userMetadata", _text(metadata, txn))
         if txn:
