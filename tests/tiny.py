@@ -80,7 +80,7 @@ class Tiny:
 
     def rows(self, table: str, *columns: str, where: str = "true") -> list[tuple[Any, ...]]:
         """Sorted rows of a table; none where there is no table."""
-        if not (self.home / "warehouse" / table / "_delta_log").exists():
+        if not list((self.home / "warehouse" / table / "_delta_log").glob("*.json")):
             return []
         found = self.frame(table).where(where).selectExpr(*columns).collect()
         return sorted(map(tuple, found), key=lambda row: [(value is not None, str(value)) for value in row])
