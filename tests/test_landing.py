@@ -26,7 +26,7 @@ from drivetrain.landing import (
     Rejected,
     arrivals,
     changed,
-    hash_of_first,
+    grown,
     inspect,
     inspect_all,
     listing,
@@ -257,11 +257,23 @@ def test_layout_is_the_headers_and_the_formats(tmp_path: Path) -> None:
     assert [a.name, b.name, c.name] == ["a.csv", "b.csv", "c.csv"]
 
 
-@given(st.binary(max_size=50), st.integers(0, 60))
-def test_hash_of_the_first_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes, size: int) -> None:
-    path = tmp_path_factory.getbasetemp() / "hashed"
-    path.write_bytes(content)
-    assert hash_of_first(str(path), size) == hashlib.sha256(content[:size]).hexdigest()
+@pytest.mark.parametrize(
+    ("name", "before", "now", "is_grown"),
+    [
+        ("a.csv", b"a\n1\n", b"a\n1\n2\n", True),
+        ("a.csv", b"a\r\n1\r\n", b"a\r\n1\r\n2", True),
+        ("a.csv", b"a\n1\n", b"a\n1\n", True),
+        ("a.csv", b"a\n1", b"a\n1\n2\n", False),  # its last line may have been half a line
+        ("a.csv", b"a\n1\n", b"a\n2\n3\n", False),
+        ("a.csv", b"a\n1\n", b"a\n", False),
+        ("a.csv", "a\n1\n".encode("utf-16-le"), "a\n1\n2\n".encode("utf-16-le"), True),
+    ],
+)
+def test_a_grown_file_holds_what_it_held(tmp_path: Path, name: str, before: bytes, now: bytes, is_grown: bool) -> None:
+    earlier = inspect(make_dataset(), put(tmp_path, name, before))
+    later = inspect(make_dataset(), put(tmp_path, name, now))
+    assert isinstance(earlier, Landed) and isinstance(later, Landed)
+    assert grown(later, earlier) is is_grown
 
 
 def test_changed_files_are_noticed(tmp_path: Path) -> None:
