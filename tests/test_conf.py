@@ -132,6 +132,12 @@ ONE = {
         "base.yaml:6",
         "'order_lines'",
     ),
+    "settings: table name taken": (
+        {"base.yaml": BASE + "unified_table: silver\n"},
+        "settings",
+        "base.yaml:4",
+        "another name",
+    ),
     "settings: table name": ({"base.yaml": BASE + "unified_table: x;drop\n"}, "settings", "base.yaml:4", "Settings"),
     "duplicate key": (
         {"datasets/orders.yaml": DATASET.format(name="orders") + "status: active\n"},

@@ -17,6 +17,8 @@ from drivetrain.errors import ConfError, Problem
 from drivetrain.odcs import Findings, Model, check_name, check_standard, keys, nearest, read_dataset, read_rules
 from drivetrain.settings import Layered, layer, load_yaml, shown
 
+TAKEN_NAMES = ("bronze", "silver", "gold", "ops", "quarantine", "reports", "hive", "metastore_db")
+
 
 class MakeFeeds(Model):
     """What etl gives to scripts/acme_sources.py."""
@@ -124,6 +126,10 @@ def _settings(layered: Layered, problems: list[Problem]) -> Settings | None:
                 nearest(model.timezone, available_timezones()),
             )
         )
+    if model.unified_table in TAKEN_NAMES:
+        where = layered.origin.get(("unified_table",), "base.yaml:1")
+        what = f"unified_table {model.unified_table!r} is a folder of the warehouse already"
+        problems.append(Problem("settings", where, what, "choose another name"))
     return Settings(
         company=model.company, landing=_absolute(model.landing, layered.root),
         warehouse=_absolute(model.warehouse, layered.root),

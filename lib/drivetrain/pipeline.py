@@ -107,8 +107,8 @@ class Pipeline:
             yield
         except DrivetrainError as error:
             self.outcome.problems += error.problems
-        except FAILURES as error:
-            fix = "nothing was committed for it; run again when the cause is gone"
+        except (*FAILURES, OSError, UnicodeError) as error:
+            fix = "run again when the cause is gone: what was committed is not written twice"
             self.outcome.problems.append(Problem("spark", name, reason(error), fix))
 
     # --- landing -> bronze ---
