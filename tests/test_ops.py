@@ -73,10 +73,10 @@ def test_a_step_that_fails(spark: Any) -> None:
 @pytest.mark.spark
 def test_rows_are_written_once(spark: Any, tmp_path: Path) -> None:
     table = Table(spark, str(tmp_path / "ledger"))
-    ops.write(table, [], "r", {})
+    ops.write(table, [], {}, "r")
     assert not table.exists()
     for _ in range(2):
-        ops.write(table, [ROW, replace(ROW, dataset="stock")], "r", {"known": {"orders": 1}})
+        ops.write(table, [ROW, replace(ROW, dataset="stock")], {"known": {"orders": 1}}, "r")
     rows = table.read().orderBy("dataset").collect()
     assert [row["dataset"] for row in rows] == ["orders", "stock"]
     assert rows[0]["rows_in"] == 10 and rows[0]["silver_version_read"] == -1
