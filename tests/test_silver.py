@@ -481,10 +481,19 @@ def _frame(spark: Any, rows: list[Row]) -> Any:
 def test_without_identity_every_good_row_is_new(spark: Any) -> None:
     dataset = make_dataset(*COLUMNS, key=(), identity=(), sequence=None, history="append")
     rows = [row for rows in random_batches(1, 1, False).values() for row in rows]
-    found = {
-        (row["case"], row["n"]): row["_outcome"] for row in silver.classify(_frame(spark, rows), dataset).collect()
-    }
+    classified = silver.classify(_frame(spark, rows), dataset, repeated_files=False)
+    found = {(row["case"], row["n"]): row["_outcome"] for row in classified.collect()}
     assert found == {(row["case"], row["n"]): "quarantined" if row["_rule"] else "insert" for row in rows}
+
+
+def test_a_position_is_taken_once_where_a_file_came_again(spark: Any) -> None:
+    dataset = make_dataset(*COLUMNS, key=(), identity=(), sequence=None, history="append")
+    rows = [row for batch in random_batches(1, 1, False).values() for row in batch]
+    places: dict[tuple[Any, ...], int] = defaultdict(int)
+    for row in silver.classify(_frame(spark, rows), dataset).where("_outcome = 'insert'").collect():
+        places[row["_file"], row["_block"], row["_line"]] += 1
+    good = {(row["_file"], row["_block"], row["_line"]) for row in rows if not row["_rule"]}
+    assert dict(places) == dict.fromkeys(good, 1)
 
 
 def test_versions_are_the_models(spark: Any) -> None:
