@@ -317,6 +317,43 @@ def test_a_file_without_permission(spark: Any, tmp_path: Path, monkeypatch: pyte
     secret.chmod(0o600)
     assert tiny.run().problems == []
     assert tiny.rows("silver/lines", "id") == [("a",), ("b",)]
+    assert tiny.quarantined("lines", "rule", "state") == [("no_permission", "loaded")]
+
+
+def test_an_expression_that_raises(spark: Any, tmp_path: Path) -> None:
+    """Records on which the contract's own SQL fails are bad records: the others go on, and so does a flag's count."""
+    tiny = Tiny(spark, tmp_path)
+    ratio = {"name": "ratio", "type": "sql", "query": "SELECT COUNT(*) FROM {object} WHERE 10 / n > 5", "mustBe": 0}
+    odd = {"name": "odd", "type": "sql", "query": "SELECT COUNT(*) FROM {object} WHERE 1 / (n - 7) > 5", "mustBe": 0}
+    odd |= {"customProperties": [{"property": "action", "value": "flag"}]}
+    columns = {"id": KEY, "n": WHOLE, "twice": {**WHOLE, "transformLogic": "cast(text as bigint) * 2"}}
+    tiny.dataset("lines", columns, quality=[ratio, odd])
+    tiny.land("lines/1.csv", "id,n,text", "good,5,1", "zero,0,1", "low,1,1", "text,5,x", "null,5,", "seven,7,3")
+    outcome = tiny.run()
+    assert outcome.problems == []
+    assert tiny.rows("silver/lines", "id", "twice") == [("good", 2), ("null", None), ("seven", 6)]
+    assert tiny.quarantined("lines", "rule", "raw") == [
+        ("ratio", "low,1,1"), ("ratio", "zero,0,1"), ("transform", "text,5,x"),
+    ]  # fmt: skip
+    assert [(row.rule, row.measured) for row in outcome.checks] == [("odd", 1.0)]
+    tiny.nothing_is_lost("lines")
+
+
+def test_names_and_values_that_meet_our_own(spark: Any, tmp_path: Path) -> None:
+    """A feed may have columns named as Drivetrain's own, and values that hold its separators."""
+    tiny = Tiny(spark, tmp_path)
+    columns = {
+        "id": KEY,
+        "text": {"physicalName": "raw"},
+        "place": {"physicalName": "_line", "enum": ["a", "b"]},
+        "both": {"transformLogic": "concat(raw, `_load`, `a.b``c`)"},
+        "odd": {"physicalName": "a.b`c"},
+    }
+    tiny.dataset("lines", columns)
+    tiny.land("lines/1.csv", "id,raw,_line,_load,a.b`c", "1,r,a,l,o", "2,r,\x1ec\x1f,l,o")
+    assert tiny.run().problems == []
+    assert tiny.rows("silver/lines", "id", "text", "place", "both", "odd") == [("1", "r", "a", "rlo", "o")]
+    assert tiny.quarantined("lines", "rule", "reason") == [("enum", "place is ' c ', not one of a, b")]
 
 
 def test_a_full_disk(spark: Any, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from drivetrain.contracts import Rule
 
 ROWS = [("a", 1, 1.5), ("b", None, 2.5), ("a", 3, None), ("", 4, -1.0), (None, 4, 0.0)]
 SCHEMA = "name string, qty bigint, price double"
+TYPES = {"name": "string", "qty": "bigint", "price": "double"}
 
 
 def rule(name: str, **changes: Any) -> Rule:
@@ -49,7 +50,7 @@ AGGREGATES = [
 @pytest.mark.spark
 def test_which_rows_break_which_rule(spark: Any) -> None:
     rows = spark.createDataFrame([(i, *row) for i, row in enumerate(ROWS)], f"i int, {SCHEMA}")
-    found = rows.select("i", *[broken(r).alias(r.name) for r, _ in OF_ROWS]).collect()
+    found = rows.select("i", *[broken(r, TYPES).alias(r.name) for r, _ in OF_ROWS]).collect()
     assert {r.name: [row["i"] for row in found if row[r.name]] for r, _ in OF_ROWS} == {
         r.name: which for r, which in OF_ROWS
     }

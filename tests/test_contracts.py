@@ -24,7 +24,6 @@ def make_dataset(*columns: Column, **changes: Any) -> Dataset:
     plain = {
         "name": "feed",
         "version": "1.0.0",
-        "title": "Feed",
         "owner": "me",
         "path": "/nowhere",
         "format": "csv",
@@ -135,7 +134,6 @@ def test_silver_types_of_each_history() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"title": "x"},
         {"owner": "x"},
         {"path": "/x"},
         {"where": "x"},

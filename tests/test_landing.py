@@ -86,6 +86,28 @@ def test_arrivals_are_the_wanted_files_by_name(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_no_readable_file_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "good.csv")
+    put(tmp_path, "closed/a.csv")
+    put(tmp_path, "two\nlines.csv")
+    (tmp_path / os.fsdecode(b"latin-\xe9.csv")).write_bytes(b"id,at,value\n")
+    os.mkfifo(tmp_path / "pipe.csv")
+    real = os.scandir
+
+    def scandir(folder: Path) -> Any:  # root may list it all the same
+        if folder.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    dataset = make_dataset(path=str(tmp_path), files="*.csv")
+    found = {file.name: file for file in inspect_all(dataset, arrivals(dataset, 0))}
+    rules = {name: file.rule for name, file in found.items() if isinstance(file, Rejected)}
+    assert rules == {"closed": "no_permission", r"latin-\udce9.csv": "file_name", r"two\nlines.csv": "file_name"}
+    assert isinstance(found["good.csv"], Landed) and len(found) == 4
+    assert found["closed"].reason.startswith("the folder closed may not be listed")  # type: ignore[union-attr]
+
+
 def test_a_young_file_is_left_to_settle(tmp_path: Path) -> None:
     put(tmp_path, "young.csv")
     old = put(tmp_path, "old.csv")

@@ -78,12 +78,7 @@ def read(
 def test_the_whole_contract(tmp_path: Path) -> None:
     dataset, problems = read(tmp_path)
     assert problems == [] and dataset
-    assert (dataset.name, dataset.version, dataset.title, dataset.owner) == (
-        "orders",
-        "2.1.0",
-        "Shop orders",
-        "shop@acme.example",
-    )
+    assert (dataset.name, dataset.version, dataset.owner) == ("orders", "2.1.0", "shop@acme.example")
     assert (dataset.path, dataset.format, dataset.files) == ("/root/landing/shop", "csv", "*")
     assert dataset.options == Options(delimiter=";", multi_line=True, null_values=("unknown",))
     assert dataset.key == ("shop", "order_id"), "by primaryKeyPosition"
@@ -105,7 +100,7 @@ def test_the_whole_contract(tmp_path: Path) -> None:
     )
     assert dataset.column("kind").enum == ("a", "b")
     day = dataset.column("day")
-    assert (day.sources, day.format, day.type) == (("_file", "KIND"), "yyyyMMdd", "date")
+    assert (day.sources, day.format, day.type) == (("_file", "kind"), "yyyyMMdd", "date")
     assert dataset.column("at").type == "timestamp"
 
 
@@ -348,6 +343,19 @@ PARTS = [
     ),
     ("{minimum: 0, exclusiveMaximum: 100}", "{minimum: 0, multipleOf: 3}", "bad-value", "multipleOf", "maximum"),
     ("enum: [{value: a}, {value: b}]", "logicalTypeOptions: {pattern: '['}", "pattern", "[", "regular"),
+    ("{minimum: 0, exclusiveMaximum: 100}", "{minimum: 0.001}", "bad-value", "'0.001' is not a decimal(12,2)", "type"),
+    ("{minimum: 0, exclusiveMaximum: 100}", "{maximum: 99999999999}", "bad-value", "'99999999999'", "type"),
+    ("logicalType: string, required: true, enum: [{value: a}, {value: b}]",
+     "logicalType: integer, required: true, enum: [{value: 1.5}]", "bad-value", "'1.5' is not a bigint", "type"),
+    ("{metric: missingValues, mustBe: 0, arguments: {missingValues: [\"n/a\", \"\", null]}}",
+     "{metric: invalidValues, mustBe: 0, arguments: {validValues: [one]}}", "bad-value", "'one' is not a dec", "type"),
+    ("physicalName: ID", "physicalName: _file", "name", "'_file'", "rename"),
+    ("{name: at, logicalType: timestamp}", "{name: at, physicalName: Kind, logicalType: timestamp}", "twice",
+     "'kind' and 'Kind'", "NAME#2"),
+    ("{name: at, logicalType: timestamp}",
+     "{name: at, logicalType: timestamp, physicalType: timestamp_ntz, logicalTypeOptions: {format: dd MMM yyyy}}",
+     "format", "dd MMM yyyy", "physicalType timestamp"),
+    ("to_date(_file, KIND)", "max(KIND)", "sql", "aggregate", "expression"),
 ]
 
 

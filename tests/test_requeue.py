@@ -60,7 +60,9 @@ def through(tiny: Tiny) -> Outcome:
 
 def test_back_once(tiny: Tiny, tmp_path: Path) -> None:
     assert requeue.release(tiny.pipeline(), "rule = 'low' AND raw LIKE '%low%' OR rule = 'empty_file'") == 3
-    assert repair(tiny, kind="kind,7", bytes="bytes,8", short="short", unknown="z,1") == 3
+    with pytest.raises(DrivetrainError, match="no open row of quarantine has the id unknown"):
+        repair(tiny, kind="kind,6", unknown="z,1")
+    assert repair(tiny, kind="kind,7", bytes="bytes,8", short="short") == 3
     assert tiny.rows("silver/keyed", "id") == [("a",)], "only marked as yet"
     outcome = through(tiny)
     assert outcome.problems == []

@@ -171,8 +171,20 @@ def test_joined_by_itself(spark: Any) -> None:
         [(raw, None, "p", 0, line) for line, raw in lines],
         "raw string, raw_bytes binary, _path string, _block bigint, _line bigint",
     )
-    found = source.joined(rows.orderBy(F.desc("_line")), '"').orderBy("_line").collect()
+    found = source.joined(rows.orderBy(F.desc("_line")), '"', '"').orderBy("_line").collect()
     assert [(row["_line"], row["raw"]) for row in found] == [(1, 'a,"b\nc""d\ne",f'), (4, "g"), (5, '"h"')]
+
+
+def test_joined_where_another_character_escapes(spark: Any) -> None:
+    lines = [(1, r'"a\"b"'), (2, r'"c\\"'), (3, r'"d\"'), (4, 'e"'), (5, "f")]
+    rows = spark.createDataFrame(
+        [(raw, None, "p", 0, line) for line, raw in lines],
+        "raw string, raw_bytes binary, _path string, _block bigint, _line bigint",
+    )
+    found = source.joined(rows, '"', "\\").orderBy("_line").collect()
+    assert [(row["_line"], row["raw"]) for row in found] == [
+        (1, r'"a\"b"'), (2, r'"c\\"'), (3, '"d\\"\ne"'), (5, "f"),
+    ]  # fmt: skip
 
 
 def test_settings_are_given_back(spark: Any) -> None:

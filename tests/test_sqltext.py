@@ -37,6 +37,17 @@ def test_columns_of_an_expression(text: str, names: list[str]) -> None:
         "a WHERE",
         "(SELECT max(x) FROM t) + 1",
         "a UNION SELECT 1",
+        "a LIMIT 1",
+        "DISTINCT a",
+        "a WHERE b",
+        "a AS b",
+        "*",
+        "max(a)",
+        "count_if(a > 1)",
+        "collect_list(a)",
+        "row_number() OVER (ORDER BY a)",
+        "explode(a)",
+        "inline(a)",
     ],
 )
 def test_what_is_no_expression(text: str) -> None:
@@ -63,6 +74,9 @@ def test_queries_pass(text: str) -> None:
         "SELEC 1",
         "UPDATE t SET a = 1",
         "SELECT FROM WHERE",
+        "SELECT * FROM t TABLESAMPLE (5 ROWS)",
+        "SELECT * FROM t VERSION AS OF 3",
+        "SELECT * FROM t TIMESTAMP AS OF '2026-01-01'",
         "MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN DELETE",
     ],
 )
@@ -161,6 +175,8 @@ def test_tables_that_are_not_plain(text: str) -> None:
         ("SELECT DISTINCT COUNT(*) FROM t WHERE a < 0", None),
         ("SELECT COUNT(*) FROM t WHERE a < 0 UNION SELECT 1", None),
         ("SELECT COUNT(DISTINCT a) FROM t WHERE a < 0", None),
+        ("SELECT COUNT(*) FROM t PIVOT (SUM(a) FOR b IN (1)) WHERE a < 0", None),
+        ("SELECT COUNT(*) FROM t LATERAL VIEW explode(a) x AS y WHERE y < 0", None),
     ],
 )
 def test_conditions_of_rules(text: str, condition: str | None) -> None:

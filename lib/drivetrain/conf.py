@@ -258,7 +258,9 @@ def _gold_table(
     check_standard(model.checks, found, "DataQualityChecks", ("checks",))
     if len(problems) > before:
         return None
-    rules = read_rules(model.checks, ("checks",), None, columns, found, ("flag", "stop"), "stop")
+    rules = read_rules(
+        model.checks, ("checks",), None, dict.fromkeys(columns, "string"), found, ("flag", "stop"), "stop"
+    )
     taken = [rule.name for rule in rules] + list(BUILT_IN_CHECKS)
     for name_ in sorted({n for n in taken if taken.count(n) > 1}):
         found.add("twice", ("checks",), f"two checks are named {name_!r}", "give each check a name of its own")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from decimal import Decimal
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -17,6 +20,9 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 META_COLUMNS: Final = ("_file", "_block", "_line", "_load")
 BUILT_IN_CHECKS: Final = ("key_unique", "key_not_null")
 SCD2_COLUMNS: Final = ("valid_from", "valid_to", "is_current")
+DATE_FIELDS: Final = ("yyyy", "MM", "dd")
+TIME_FIELDS: Final = ("HH", "mm", "ss")
+INTEGER_BITS: Final = {"tinyint": 8, "smallint": 16, "int": 32, "bigint": 64}
 
 Action = Literal["quarantine", "flag", "stop"]
 Format = Literal["csv", "json", "parquet", "text", "document"]
@@ -81,7 +87,6 @@ class Column:
     trim: bool = True
     enum: tuple[str, ...] = ()
     bounds: tuple[tuple[str, Any], ...] = ()
-    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,6 @@ class Dataset:
 
     name: str
     version: str
-    title: str
     owner: str
     path: str
     format: Format
@@ -133,6 +137,12 @@ class Dataset:
         return tuple(dict.fromkeys(name for name in names if name != "_file"))
 
     @cached_property
+    def may_lack(self) -> frozenset[str]:
+        """The feed's columns that a record may come without."""
+        optional = [column for column in self.columns if column.optional]
+        return frozenset(name for c in optional for name in (c.sources if c.transform else (c.feed_name,)))
+
+    @cached_property
     def silver_types(self) -> dict[str, str]:
         """Column -> Spark type of the silver table, own columns of Drivetrain included."""
         types = {column.name: column.type for column in self.columns}
@@ -145,7 +155,7 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Changes when the contract reads records otherwise; moving a file or renaming an owner does not count."""
-        ignored = {"title", "owner", "path", "where", "spark", "freshness_hours", "latency_hours"}
+        ignored = {"owner", "path", "where", "spark", "freshness_hours", "latency_hours"}
         return digest({key: value for key, value in asdict(self).items() if key not in ignored})
 
 
@@ -196,6 +206,39 @@ class Conf:
     gold: Mapping[str, GoldTable]
     env: str
     conf_dir: Path
+
+
+def fixed_places(pattern: str) -> list[str] | None:
+    """The parts of a date pattern whose year, month, day (and time) stand at fixed places; None for any other."""
+    parts = re.findall(r"yyyy|MM|dd|HH|mm|ss|'[^']+'|[^A-Za-z']", pattern)
+    fields = sorted(part for part in parts if part.isalpha())
+    fixed = fields in (sorted(DATE_FIELDS), sorted((*DATE_FIELDS, *TIME_FIELDS)))
+    return parts if fixed and "".join(parts) == pattern else None
+
+
+def castable(text: str, kind: str) -> bool:
+    """Whether the text is a value of the Spark type."""
+    if kind == "boolean":
+        return text.lower() in ("true", "false")
+    if kind == "string":
+        return True
+    try:
+        if kind == "date":
+            date.fromisoformat(text)
+        elif kind.startswith("timestamp"):
+            datetime.fromisoformat(text)
+        elif kind in INTEGER_BITS:
+            limit = 1 << INTEGER_BITS[kind] - 1
+            return -limit <= int(text) < limit
+        elif kind.startswith("decimal"):
+            precision, scale = map(int, re.findall(r"\d+", kind))
+            shifted = Decimal(text).scaleb(scale)
+            return bool(shifted == shifted.to_integral_value() and abs(shifted) < 10**precision)
+        else:
+            return math.isfinite(float(text))
+    except (ValueError, ArithmeticError):
+        return False
+    return True
 
 
 def digest(value: Any) -> str:

@@ -47,14 +47,11 @@ def fit(header: Sequence[str], dataset: Dataset) -> Fit:
             lacking.append(name)
         else:
             positions[name] = index[known.lower()]
-    may_lack = {c.feed_name for c in dataset.columns if c.optional} | {
-        s for c in dataset.columns if c.optional for s in c.sources
-    }
     used = set(positions.values())
     return Fit(
         positions,
-        tuple(name for name in lacking if name not in may_lack),
-        tuple(name for name in lacking if name in may_lack),
+        tuple(name for name in lacking if name not in dataset.may_lack),
+        tuple(name for name in lacking if name in dataset.may_lack),
         tuple(name for i, name in enumerate(header) if i not in used),
     )
 

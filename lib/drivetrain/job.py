@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from drivetrain import conf as conf_reader
+from drivetrain import streams
 from drivetrain.contracts import Conf
 from drivetrain.errors import ConfError, DrivetrainError, Problem
 from drivetrain.odcs import nearest
@@ -42,6 +43,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def main(run: Callable[[argparse.Namespace, Conf], int], arguments: argparse.ArgumentParser) -> None:
     """Run a job and exit with its code; problems go to stderr, all of them."""
+    streams.take()
     given = arguments.parse_args()
     try:
         conf = conf_reader.load(given.conf_dir, given.env, sets=given.sets)

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -87,9 +88,9 @@ def arrivals(dataset: Dataset, settle_seconds: float) -> list[Arrival]:
         )
     newest = time.time_ns() - int(settle_seconds * 1e9)
     found = [
-        Arrival(str(p.relative_to(root)), str(p), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for p, s in _files(root)
+        Arrival(str(p.relative_to(root)), str(p), size, s.st_mtime_ns, s.st_ctime_ns) for p, size, s in _files(root)
     ]
-    wanted = [a for a in found if fnmatch(a.name.rsplit("/", 1)[-1], dataset.files)]
+    wanted = [a for a in found if a.size < 0 or fnmatch(a.name.rsplit("/", 1)[-1], dataset.files)]
     return sorted((a for a in wanted if settle_seconds == 0 or a.modified <= newest), key=lambda a: a.name)
 
 
@@ -103,15 +104,23 @@ def local_path(dataset: Dataset) -> Path:
     return Path(re.sub("^file:/+", "/", dataset.path))
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+def _files(folder: Path) -> Iterator[tuple[Path, int, os.stat_result]]:
+    """Path, size and times of each file, at any depth; of a sub-folder that cannot be listed with size -1."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+    except PermissionError:
+        yield folder, -1, folder.stat()
+        return
+    for entry in entries:
         if entry.name.startswith((".", "_")):
             continue
         if entry.is_dir(follow_symlinks=False):  # a link to a folder above would never end
             yield from _files(Path(entry.path))
         else:
             try:
-                yield Path(entry.path), entry.stat()
+                there = entry.stat()
+                if not stat.S_ISFIFO(there.st_mode):  # opening one would wait for ever
+                    yield Path(entry.path), there.st_size, there
             except FileNotFoundError:
                 continue
 
@@ -128,6 +137,12 @@ def inspect(dataset: Dataset, file: Arrival) -> Landed | Rejected:
     def reject(rule: str, reason: str) -> Rejected:
         return Rejected(file.name, file.size, file.modified, rule, reason)
 
+    if file.size < 0:
+        return reject("no_permission", f"the folder {file.name} may not be listed: chmod it, or run as a user who may")
+    if not file.name.isprintable():
+        plain = file.name.encode("unicode_escape").decode()
+        what = f"the name of {plain} holds a control character, or is not UTF-8: rename it"
+        return Rejected(plain, file.size, file.modified, "file_name", what)
     if file.size == 0:
         return reject("empty_file", f"{file.name} has no bytes")
     try:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from drivetrain import streams
 from drivetrain.errors import DrivetrainError, Problem
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,6 +208,7 @@ def run(words: Sequence[str], root: Path) -> NoReturn:
     if call.show:
         print(shlex.join(["env", *(f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ), *full]))
         raise SystemExit(0)
+    streams.offer()
     os.execv(full[0], full)
 
 

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from drivetrain import sqltext
-from drivetrain.contracts import META_COLUMNS, NAME, SCD2_COLUMNS, Column, Dataset, Options, Rule
+from drivetrain.contracts import (
+    META_COLUMNS,
+    NAME,
+    SCD2_COLUMNS,
+    Column,
+    Dataset,
+    Options,
+    Rule,
+    castable,
+    fixed_places,
+)
 from drivetrain.errors import Problem
 from drivetrain.settings import shown
 
@@ -43,6 +54,7 @@ DATASET_SPARK_KEYS: Final = re.compile(
 )
 CLASSIFICATIONS: Final = ("public", "internal", "confidential", "restricted", "personal")
 OBJECT: Final = "__object__"
+OWN_IN_FEED: Final = ("_file", "_row")  # what a transformLogic meets beside the feed's columns
 
 
 class Findings:
@@ -149,7 +161,7 @@ class RuleArguments(Model):
     """arguments of a library metric."""
 
     valid_values: tuple[str | int | float | bool, ...] = ()
-    missing_values: tuple[str | int | float | None, ...] = ()
+    missing_values: tuple[str | int | float | bool | None, ...] = ()
     pattern: str | None = None
     properties: tuple[str, ...] = ()
 
@@ -243,13 +255,14 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
     for name_ in sorted({n for n in names if names.count(n) > 1}):
         second = [i for i, other in enumerate(names) if other == name_][1]
         found.add("twice", ("schema", 0, "properties", second, "name"), f"column {name_!r} stands twice", "rename one")
+    columns = _one_case(columns, found)
     feed_format = extra.format or str(server.get("format", ""))
     if (server or feed_format) and feed_format not in ("csv", "json", "parquet", "text", "document"):
         found.add("format", (*server_at, "format"), f"format {feed_format!r} is not read",
                   nearest(feed_format, ("csv", "json", "parquet", "text", "document")))  # fmt: skip
     _check_extras(extra, names, spots, found)
     key = _key(schema, names)
-    rules = _rules(schema, names, found)
+    rules = _rules(schema, {column.name: column.type for column in columns}, found)
     history = extra.history or ("latest" if key else "append")
     if history != "append" and not key:
         found.add(
@@ -271,15 +284,26 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
     if len(found.problems) > before:
         return None
     return Dataset(
-        name=name, version=str(document["version"]), title=str(document.get("name") or name), owner=_owner(document),
+        name=name, version=str(document["version"]), owner=_owner(document),
         path=path, format=feed_format, files=extra.files,  # type: ignore[arg-type]
         options=Options(**extra.options.model_dump()), columns=tuple(columns), key=key,
         identity=_identity(extra, key, history, names), sequence=extra.sequence, event_time=extra.event_time,
         history=history, evolution=extra.evolution, unify=extra.unify,
-        spark=tuple((k, _spark_text(v)) for k, v in extra.spark.items()), rules=tuple(rules),
+        spark=tuple((k, _text(v)) for k, v in extra.spark.items()), rules=tuple(rules),
         freshness_hours=freshness, latency_hours=latency,
         where=found.where(()),
     )  # fmt: skip
+
+
+def _one_case(columns: Sequence[Column], found: Findings) -> list[Column]:
+    """Spark's names do not differ by case: what a transformLogic names is the feed's column, however it is written."""
+    spelled: dict[str, str] = {}
+    for i, column in enumerate(columns):
+        other = column.transform is not None or spelled.setdefault(column.feed_name.lower(), column.feed_name)
+        if other not in (True, column.feed_name):
+            found.add("twice", ("schema", 0, "properties", i), f"{other!r} and {column.feed_name!r} differ by case",
+                      "leave one out; of a header that has both, the second is NAME#2")  # fmt: skip
+    return [replace(c, sources=tuple(spelled.setdefault(name.lower(), name) for name in c.sources)) for c in columns]
 
 
 def check_name(name: str, at: Sequence[str | int], what: str, found: Findings) -> None:
@@ -315,10 +339,6 @@ def _key(schema: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
 def _owner(document: Mapping[str, Any]) -> str:
     team = document.get("team")
     return str(team.get("name") or "") if isinstance(team, dict) else ""
-
-
-def _spark_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _hours(document: Mapping[str, Any], name: str, found: Findings) -> float | None:
@@ -393,6 +413,9 @@ def _column(item: Mapping[str, Any], at: Path_, found: Findings) -> Column:
         )
     else:
         check_name(name, (*at, "name"), "column", found)
+    if (feed_name := str(item.get("physicalName") or name)) in OWN_IN_FEED:
+        found.add("name", (*at, "physicalName"), f"feed column {feed_name!r} cannot be told from Drivetrain's own",
+                  "rename it in the feed")  # fmt: skip
     extra: ColumnExtras = extras(item.get("customProperties"), (*at, "customProperties"), ColumnExtras, found)
     options = dict(item.get("logicalTypeOptions") or {})
     classification = item.get("classification")
@@ -421,17 +444,35 @@ def _column(item: Mapping[str, Any], at: Path_, found: Findings) -> Column:
             found.add(
                 "sql", (*at, "transformLogic"), f"transformLogic of {name}: {problem}", "write one Spark SQL expression"
             )
+    kind = _type(item, logical, at, found)
+    if kind == "timestamp_ntz" and form and not fixed_places(form):
+        found.add("format", (*at, "logicalTypeOptions", "format"), f"format {form!r} is not read as timestamp_ntz",
+                  "use yyyy, MM, dd, HH, mm, ss, each once, or physicalType timestamp")  # fmt: skip
+    enum = tuple(_text(v.get("value") if isinstance(v, dict) else v) for v in item.get("enum") or [])
+    for i, text in enumerate(enum):
+        _check_value(text, kind, "enum", (*at, "enum", i), found)
+    for key in [key for key in options if key.lower().endswith("imum")]:
+        _check_value(_text(options[key]), kind, key, (*at, "logicalTypeOptions", key), found)
     return Column(
-        name=name, feed_name=str(item.get("physicalName") or name), type=_type(item, logical, at, found),
+        name=name, feed_name=feed_name, type=kind,
         aliases=extra.aliases, transform=transform, sources=sources, format=form,
         required=bool(item.get("required") or item.get("primaryKey")), optional=extra.optional,
         classification=classification, null_values=extra.null_values, trim=extra.trim,
-        enum=tuple(str(v.get("value") if isinstance(v, dict) else v) for v in item.get("enum") or []),
-        bounds=tuple(options.items()), description=str(item.get("description") or ""),
+        enum=enum,
+        bounds=tuple(options.items()),
     )  # fmt: skip
 
 
 BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern")
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_value(text: str, kind: str, what: str, at: Path_, found: Findings) -> None:
+    if not castable(text, kind):
+        found.add("bad-value", at, f"{what}: {text!r} is not a {kind}", "write a value of the column's type")
 
 
 def _check_pattern(pattern: Any, at: Path_, found: Findings) -> None:
@@ -482,14 +523,14 @@ def _check_extras(extra: DatasetExtras, names: Sequence[str], spots: Mapping[str
         )
 
 
-def _rules(schema: Mapping[str, Any], names: Sequence[str], found: Findings) -> list[Rule]:
+def _rules(schema: Mapping[str, Any], types: Mapping[str, str], found: Findings) -> list[Rule]:
     at: Path_ = ("schema", 0)
-    rules = read_rules(schema.get("quality"), (*at, "quality"), None, names, found)
+    rules = read_rules(schema.get("quality"), (*at, "quality"), None, types, found)
     spots: dict[str, Path_] = {}
     for i, item in enumerate(schema.get("properties") or []):
         place = (*at, "properties", i, "quality")
         spots |= {str(rule.get("name")): (*place, j) for j, rule in enumerate(item.get("quality") or [])}
-        rules += read_rules(item.get("quality"), place, str(item.get("name")), names, found)
+        rules += read_rules(item.get("quality"), place, str(item.get("name")), types, found)
         if item.get("unique"):
             column = str(item["name"])
             rules.append(Rule(f"{column}_unique", "flag", "mustBe", 0, metric="duplicateValues", columns=(column,)))
@@ -500,17 +541,17 @@ def _rules(schema: Mapping[str, Any], names: Sequence[str], found: Findings) -> 
 
 
 def read_rules(
-    items: Any, at: Path_, column: str | None, names: Sequence[str], found: Findings,
+    items: Any, at: Path_, column: str | None, types: Mapping[str, str], found: Findings,
     actions: Sequence[str] = ("quarantine", "flag", "stop"), default: Literal["flag", "stop"] = "flag",
 ) -> list[Rule]:  # fmt: skip
-    """The rules of one quality list; ``names`` are the columns that they may name, ``default`` is for those that cannot
+    """The rules of one quality list; ``types`` has the columns that they may name, ``default`` is for those that cannot
     quarantine."""
-    rules = [_rule(item, (*at, i), column, names, found, actions, default) for i, item in enumerate(items or [])]
+    rules = [_rule(item, (*at, i), column, types, found, actions, default) for i, item in enumerate(items or [])]
     return [rule for rule in rules if rule is not None]
 
 
 def _rule(
-    item: Mapping[str, Any], at: Path_, column: str | None, names: Sequence[str], found: Findings,
+    item: Mapping[str, Any], at: Path_, column: str | None, types: Mapping[str, str], found: Findings,
     actions: Sequence[str], default: Literal["flag", "stop"],
 ) -> Rule | None:  # fmt: skip
     kind = item.get("type") or "library"
@@ -525,20 +566,22 @@ def _rule(
     operator = next((o for o in OPERATORS if o in item), "mustBe")
     columns = arguments.properties or ((column,) if column else ())
     for name in columns:
-        if name not in names:
-            found.add("unknown-column", at, f"the rule names no column: {name!r}", nearest(name, names))
+        if name not in types:
+            found.add("unknown-column", at, f"the rule names no column: {name!r}", nearest(name, types))
+        for value in map(_text, arguments.valid_values):
+            _check_value(value, types.get(name, "string"), "validValues", (*at, "arguments"), found)
     if metric in ("nullValues", "missingValues", "invalidValues", "duplicateValues") and not columns:
         found.add("rule", at, f"{metric} needs a column", "put it under a column, or name arguments.properties")
     if metric == "invalidValues" and not (arguments.valid_values or arguments.pattern):
         found.add("rule", at, "invalidValues needs arguments.validValues or arguments.pattern", "add one")
-    query, predicate = _sql(item, at, column, names, found) if kind == "sql" else (None, None)
+    query, predicate = _sql(item, at, column, types, found) if kind == "sql" else (None, None)
     what = re.sub("(?=[A-Z])", "_", metric or "sql").lower()
     name = str(item.get("name") or item.get("id") or "_".join((*columns, what)))
     check_name(name, at, "rule", found)
     rule = Rule(
         name=name, action="flag", operator=operator, threshold=item.get(operator), metric=metric, column=column,
-        columns=columns, valid_values=tuple(map(str, arguments.valid_values)),
-        missing_values=tuple(str(v) for v in arguments.missing_values if v is not None),
+        columns=columns, valid_values=tuple(map(_text, arguments.valid_values)),
+        missing_values=tuple(_text(v) for v in arguments.missing_values if v is not None),
         pattern=arguments.pattern, predicate=predicate, query=query, percent=item.get("unit") == "percent",
     )  # fmt: skip
     if operator in ("mustBe", "mustNotBe") and not isinstance(rule.threshold, (int, float)):
@@ -568,7 +611,7 @@ def _arguments(item: Mapping[str, Any], at: Path_, found: Findings) -> RuleArgum
 
 
 def _sql(
-    item: Mapping[str, Any], at: Path_, column: str | None, names: Sequence[str], found: Findings
+    item: Mapping[str, Any], at: Path_, column: str | None, types: Mapping[str, str], found: Findings
 ) -> tuple[str | None, str | None]:
     text = (
         str(item.get("query") or "")
@@ -582,11 +625,9 @@ def _sql(
             raise sqltext.SqlProblem(
                 f"it reads {', '.join(read) or 'nothing'}; a rule reads {{object}} and nothing else"
             )
-        complaint = sqltext.unknown_columns(
-            query, {OBJECT: {**dict.fromkeys(names, "string"), **dict.fromkeys(META_COLUMNS, "string")}}
-        )
+        complaint = sqltext.unknown_columns(query, {OBJECT: {**types, **dict.fromkeys(META_COLUMNS, "string")}})
         if complaint:
-            raise sqltext.SqlProblem(f"{complaint}; {nearest(_quoted(complaint), names)}")
+            raise sqltext.SqlProblem(f"{complaint}; {nearest(_quoted(complaint), types)}")
         return text, sqltext.violation(text)
     except sqltext.SqlProblem as problem:
         found.add(

@@ -19,7 +19,7 @@ from drivetrain.drift import fit, new_columns
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.landing import Arrival, Landed, Rejected, arrivals, changed, grown, inspect_all, listing
 from drivetrain.progress import Progress
-from drivetrain.session import FAILURES, reason
+from drivetrain.session import FAILURES, is_data_error, reason
 from drivetrain.sink import Table, Txn
 
 # Personal data must not stand in Delta's log as minima and maxima; these tables are read whole anyway.
@@ -49,6 +49,7 @@ class Pipeline:
         self.outcome, self.steps = Outcome(run), ops.Steps(spark, run, job)
         self.listings: dict[str, str] = {}
         self.looked_into: dict[str, tuple[list[Landed], list[Rejected]]] = {}
+        self.loaded: set[tuple[str, str]] = set()  # (dataset, file)
 
     def table(self, layer: str, name: str) -> Table:
         return Table(self.spark, f"{self.warehouse}/{layer}/{name}")
@@ -68,6 +69,8 @@ class Pipeline:
                 with self.problem_of(dataset.name):
                     self.refine(dataset)
                     self.unify(dataset)
+        with self.problem_of("quarantine"):
+            self.mark_loaded()
         self.publish_all()
         if self.steps.done:
             with self.problem_of("catalog"):
@@ -184,6 +187,7 @@ class Pipeline:
             metadata = {"run": load.run, "listing": self.listings.get(dataset.name)}
             log.append(rows, Txn(dataset.name, load.number), metadata, bronze.PROPERTIES)
             step.rows = log.rows_written(log.version()) - len(files)
+        self.loaded |= {(dataset.name, file.name) for file in files}
         for file in files:
             if changed(file):
                 self.outcome.notes.append(
@@ -228,6 +232,19 @@ class Pipeline:
             txn = Txn(f"{dataset.name}:files:{self.outcome.run}:{len(self.outcome.notes)}", 1)
             self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES)
 
+    def mark_loaded(self) -> None:
+        """A file that was rejected once, and has been taken now, is no longer open in quarantine."""
+        if not self.loaded or not self.quarantine.exists():
+            return
+        open_ = self.quarantine.read().where("state = 'open' AND _load IS NULL")
+        rows = open_.select("quarantine_id", "dataset", "_file").collect()
+        ids = [row["quarantine_id"] for row in rows if (row["dataset"], row["_file"]) in self.loaded]
+        if ids:
+            listed = ", ".join(f"'{quarantine_id}'" for quarantine_id in ids)
+            txn = Txn(f"loaded:{self.outcome.run}", 1)
+            run = {"run": self.outcome.run}
+            self.quarantine.update(f"quarantine_id IN ({listed})", {"state": "'loaded'"}, txn, run)
+
     def refuse(self, dataset: Dataset, what: str) -> None:
         """The job fails for a column that the contract does not have."""
         fix = "correct the feed, or let the contract's evolution be keep, add or quarantine"
@@ -257,11 +274,19 @@ class Pipeline:
     def stage(self, dataset: Dataset, log: DataFrame, loads: Loads, folder: str) -> None:
         entries = self.layouts(log)
         records = bronze.records(log, loads.first - 1).where(F.col("_load") <= loads.last)
-        new = self.added_columns(dataset, entries, records)
-        parsed = silver.parse(records, dataset, entries, self.conf.settings.max_record_bytes, new)
-        silver.classify(parsed, dataset, self.may_be_known(dataset)).write.mode("overwrite").option(
-            "compression", "lz4"
-        ).parquet(folder)
+        new, again = self.added_columns(dataset, entries, records), self.may_be_known(dataset)
+
+        def write(careful: bool) -> None:
+            parsed = silver.parse(records, dataset, entries, self.conf.settings.max_record_bytes, new, careful)
+            rows = silver.classify(parsed, dataset, again)
+            rows.write.mode("overwrite").option("compression", "lz4").parquet(folder)
+
+        try:
+            write(careful=False)
+        except FAILURES as error:
+            if not is_data_error(error):
+                raise
+            write(careful=True)
 
     def layouts(self, log: DataFrame) -> dict[str, tuple[str, ...]]:
         """The header of each layout that the log has seen."""

@@ -36,8 +36,14 @@ def release(pipeline: Pipeline, condition: str) -> int:
 def repair(pipeline: Pipeline, path: Path) -> int:
     """Take repaired records from a file of JSON lines, {"quarantine_id": …, "raw": …}. Returns how many wait now."""
     _need_quarantine(pipeline)
-    repairs = pipeline.spark.createDataFrame(_repairs(path), "quarantine_id string, state string, repaired string")
+    found = _repairs(path)
+    repairs = pipeline.spark.createDataFrame(found, "quarantine_id string, state string, repaired string")
     held = pipeline.quarantine.read().where("state = 'open' AND _load IS NOT NULL").drop("state", "repaired")
+    known = {row[0] for row in held.join(F.broadcast(repairs), "quarantine_id").select("quarantine_id").collect()}
+    if unknown := [quarantine_id for quarantine_id, _, _ in found if quarantine_id not in known]:
+        what = f"no open row of quarantine has the id {', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}"
+        fix = "copy quarantine_id from ops.quarantine; a row that was repaired or released before is not open"
+        raise DrivetrainError(Problem("repair", str(path), what, fix))
     rows = held.join(F.broadcast(repairs), "quarantine_id").select(*quarantine.COLUMNS)
     txn = Txn(f"repair:{pipeline.outcome.run}", 1)
     pipeline.quarantine.merge(rows, "t.quarantine_id = s.quarantine_id", txn, {"run": pipeline.outcome.run})

@@ -28,13 +28,23 @@ FAILURES: Final = (PySparkException, Py4JJavaError)
 
 def reason(failure: Exception) -> str:
     """What one of FAILURES says, and what caused it in the first place, on one line."""
+    said = _said(failure)
+    first, last = (said[i].strip().split("\n")[0].split(" SQLSTATE")[0] for i in (0, -1))
+    return (first if last in first else f"{first} {last}")[:500]
+
+
+def is_data_error(failure: Exception) -> bool:
+    """Whether an expression met a value that it cannot compute: SQL's class 22, as ANSI mode raises it."""
+    return any("SQLSTATE: 22" in text for text in _said(failure))
+
+
+def _said(failure: Exception) -> list[str]:
     cause = getattr(failure, "java_exception", None) or getattr(failure, "_origin", None)
     said = [] if cause else [str(failure)]
     while cause is not None:
         said.append(str(cause.getMessage() or cause.toString()))
         cause = cause.getCause()
-    first, last = (said[i].strip().split("\n")[0].split(" SQLSTATE")[0] for i in (0, -1))
-    return (first if last in first else f"{first} {last}")[:500]
+    return said
 
 
 def open_session(conf: Conf, job: str, catalog: str | None = None) -> SparkSession:

@@ -16,8 +16,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.window import WindowSpec
 
 from drivetrain import contracts
-from drivetrain.checks import Violation, explained, problem, row_violations, shown_value
-from drivetrain.contracts import META_COLUMNS, SCD2_COLUMNS, Dataset
+from drivetrain.checks import Violation, attempted, explained, problem, row_violations, shown_value
+from drivetrain.contracts import DATE_FIELDS, META_COLUMNS, SCD2_COLUMNS, TIME_FIELDS, Dataset, fixed_places
 from drivetrain.drift import Fit, column_name, fit
 
 OUTCOMES: Final = ("quarantined", "duplicate", "superseded", "insert", "update")
@@ -25,8 +25,7 @@ STAGED_ONLY: Final = ("_rule", "_reason", "_unknown", "_outcome", "raw", "raw_by
 BLANKS: Final = " \t\r\n"
 POSITION: Final = ("_file", "_block", "_line")
 ARRIVAL: Final = ("_load", "_file", "_block", "_line")
-DATE_FIELDS: Final = ["yyyy", "MM", "dd"]
-TIME_FIELDS: Final = ["HH", "mm", "ss"]
+CARRIED: Final = (*META_COLUMNS, "_released", "raw", "raw_bytes", "_shape", "_unknown")
 # A lone year would pass for the first of January, and a date would drop its time.
 MIDNIGHT: Final = r"[T ]0?0:00(:00)?(\.0+)?Z?$"
 ISO_LENGTH: Final = {"date": (8, 10), "timestamp": (8, 35)}
@@ -38,16 +37,20 @@ def parse(
     layouts: Mapping[str, Sequence[str]],
     max_record_bytes: int,
     new: Mapping[str, str],
+    careful: bool = False,
 ) -> DataFrame:
     """Records of the log -> the contract's columns, typed, with _rule, _reason (null for good rows) and
     _unknown (names of columns that the contract does not have; null for none).
+
+    A record on which the contract's own SQL raises an error ends the query; with ``careful``, which is slower, it is
+    a bad row like others.
 
     ``layouts`` gives the header of each _layout among the records; JSON has none. ``new`` maps columns that the
     contract does not have, and which silver takes, to their feed names. raw and raw_bytes are kept for bad rows only.
     """
     too_long = F.octet_length("raw") > max_record_bytes
     fields = _fields(log, dataset, layouts, max_record_bytes, new)
-    typed = _typed(_texts(fields, dataset, new), dataset)
+    typed = _typed(_texts(fields, dataset, new), dataset, careful)
     unreadable = [
         Violation(
             "record_too_large", too_long, F.concat(F.lit("the record has "), F.octet_length("raw"), F.lit(" bytes"))
@@ -59,7 +62,7 @@ def parse(
     if dataset.evolution in ("quarantine", "refuse"):
         names = F.concat(F.lit("columns that the contract does not have: "), F.col("_unknown"))
         unreadable.append(Violation("drift", F.col("_unknown").isNotNull(), names))
-    return _checked(typed, dataset, unreadable, list(new))
+    return _checked(typed, dataset, unreadable, list(new), careful)
 
 
 def unified(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], max_record_bytes: int) -> DataFrame:
@@ -69,7 +72,7 @@ def unified(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str
     """
     named = {column.feed_name: column.name for column in dataset.columns if not column.transform}
     return texts(log, dataset, layouts, max_record_bytes).select(
-        *[F.col(f"`{feed}`").alias(named.get(feed, column_name(feed))) for feed in dataset.feed_columns],
+        *[_feed(feed).alias(named.get(feed, column_name(feed))) for feed in dataset.feed_columns],
         F.lit(dataset.name).alias("_source"), F.lit(dataset.version).alias("_schema_version"), *META_COLUMNS,
     )  # fmt: skip
 
@@ -79,7 +82,7 @@ def texts(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]]
     fields = _fields(log, dataset, layouts, max_record_bytes, {}).where(
         F.col("_shape").isNull() & F.col("_fields").isNotNull()
     )
-    return _texts(fields, dataset, {}).select(*[f"`{name}`" for name in dataset.feed_columns], *META_COLUMNS)
+    return _texts(fields, dataset, {}).select(*map(_feed, dataset.feed_columns), *[f"_row.{n}" for n in META_COLUMNS])
 
 
 def _fields(
@@ -97,13 +100,16 @@ def _fields(
     return usable.select("*", F.array("_text").alias("_fields"), _nothing("_shape"), _nothing("_unknown"))
 
 
-def _checked(typed: DataFrame, dataset: Dataset, unreadable: Sequence[Violation], new: Sequence[str]) -> DataFrame:
+def _checked(
+    typed: DataFrame, dataset: Dataset, unreadable: Sequence[Violation], new: Sequence[str], careful: bool
+) -> DataFrame:
     required = (*dataset.key, *((dataset.sequence,) if dataset.sequence else ()))
-    casts = [_failure(column) for column in dataset.columns]
+    raised = [_raised(column) for column in dataset.columns if careful and column.transform]
+    casts = [*raised, *[_failure(column, careful) for column in dataset.columns]]
     released = F.coalesce(F.col("_released"), F.lit(False))
     rules = [
         Violation(v.rule, v.broken if v.rule == "required" else ~released & v.broken, v.reason)
-        for v in row_violations(dataset.columns, required, dataset.rules)
+        for v in row_violations(dataset.columns, required, dataset.rules, careful)
     ]
     # A record that cannot be read has no values to judge, and a value of the wrong type is not a missing one. Each
     # stage is a column of its own, so that Spark evaluates it once and not within every later condition.
@@ -223,7 +229,7 @@ def _json_fields(log: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> Da
     keys = F.map_keys("_map")
     named = {name: (name, *_aliases(dataset, name)) for name in dataset.feed_columns}
     known = [alias for names in named.values() for alias in names]
-    must = [c.feed_name for c in dataset.columns if not c.optional and not c.transform]
+    must = [name for name in dataset.feed_columns if name not in dataset.may_lack]
     lacking = F.filter(F.array(*map(F.lit, must)).cast("array<string>"), lambda name: ~_has(keys, name, named))
     shape = (
         F.when(F.col("_text").isNotNull() & F.col("_map").isNull(), F.lit("it is not one JSON object"))
@@ -256,39 +262,49 @@ def _aliases(dataset: Dataset, feed_name: str) -> tuple[str, ...]:
 # --- From texts to typed columns ---
 
 
+def _feed(name: str) -> Column:
+    return F.col(f"`{name.replace('`', '``')}`")
+
+
 def _texts(fields: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> DataFrame:
+    """The feed's columns by their own names, and all else in one column, so that no name of theirs can meet ours."""
     untrimmed = {column.feed_name for column in dataset.columns if not column.trim}
     names, nulls = (*dataset.feed_columns, *new), ("", *dataset.options.null_values)
-    carried = (*META_COLUMNS, "_released", "raw", "raw_bytes", "_shape", "_unknown")
-    meta = [F.col(name) if name in fields.columns else F.lit(None).alias(name) for name in carried]
+    meta = [F.col(name) if name in fields.columns else F.lit(None).alias(name) for name in CARRIED]
     given = [F.col("_fields")[i] for i in range(len(names))]
     trimmed = [
         value if name in untrimmed else F.btrim(value, F.lit(BLANKS)) for name, value in zip(names, given, strict=True)
     ]
     # In two steps: an expression that is both tested and returned would be evaluated twice.
-    texts = fields.select(*[text.alias(name) for name, text in zip(names, trimmed, strict=True)], *meta)
-    some = [F.when(~F.col(f"`{name}`").isin(*nulls), F.col(f"`{name}`")).alias(name) for name in names]
-    return texts.select(*some, *carried)
+    row = F.struct(*meta).alias("_row")
+    texts = fields.select(*[text.alias(name) for name, text in zip(names, trimmed, strict=True)], row)
+    return texts.select(*[F.when(~_feed(name).isin(*nulls), _feed(name)).alias(name) for name in names], "_row")
 
 
-def _typed(texts: DataFrame, dataset: Dataset) -> DataFrame:
-    kept = [name for name in texts.columns if name not in dataset.feed_columns]
-    sources = texts.select(*kept, *[_source(column).alias(f"_in_{column.name}") for column in dataset.columns])
-    return sources.select("*", *[_cast(column).alias(column.name) for column in dataset.columns])
+def _typed(texts: DataFrame, dataset: Dataset, careful: bool) -> DataFrame:
+    new = [name for name in texts.columns if name not in (*dataset.feed_columns, "_row")]
+    given = [_source(column, careful).alias(f"_in_{column.name}") for column in dataset.columns]
+    cast = [_cast(column, _given(column, careful)).alias(column.name) for column in dataset.columns]
+    return texts.withColumn("_file", F.col("_row._file")).select("_row.*", *new, *given).select("*", *cast)
 
 
-def _source(column: contracts.Column) -> Column:
+def _given(column: contracts.Column, careful: bool) -> Column:
+    given = F.col(f"_in_{column.name}")
+    return F.get(given, F.lit(0)) if careful and column.transform else given
+
+
+def _source(column: contracts.Column, careful: bool) -> Column:
     if column.transform:
-        return F.expr(column.transform)
-    value = F.col(f"`{column.feed_name}`")
+        return attempted(column.transform) if careful else F.expr(column.transform)
+    value = _feed(column.feed_name)
     return F.when(~value.isin(*column.null_values), value) if column.null_values else value
 
 
-def _cast(column: contracts.Column) -> Column:
-    value, kind = F.col(f"_in_{column.name}"), column.type
+def _cast(column: contracts.Column, value: Column) -> Column:
+    kind = column.type
     if column.transform:
         return value.try_cast(kind)
-    if kind in ("date", "timestamp") and column.format:
+    if column.format:
         iso = _iso(value, column.format)
         if iso is not None:
             return iso.try_cast(kind)
@@ -312,14 +328,13 @@ def _cast(column: contracts.Column) -> Column:
 def _iso(value: Column, pattern: str) -> Column | None:
     """The text rearranged to ISO 8601, where the pattern has fixed places for year, month, day (and time); NULL where
     the text does not fit it. Casting that is faster than a DateTimeFormatter."""
-    parts = re.findall(r"yyyy|MM|dd|HH|mm|ss|'[^']+'|[^A-Za-z']", pattern)
-    fields = [part for part in parts if part.isalpha()]
-    if "".join(parts) != pattern or sorted(fields) not in (sorted(DATE_FIELDS), sorted(DATE_FIELDS + TIME_FIELDS)):
+    parts = fixed_places(pattern)
+    if parts is None:
         return None
     places, literals, at = {}, [], 1
     for part in parts:
         text = part.strip("'")
-        if part in fields:
+        if part.isalpha():
             places[part] = F.substring(value, at, len(text))
         else:
             literals.append(F.substring(value, at, len(text)) == text)
@@ -331,8 +346,13 @@ def _iso(value: Column, pattern: str) -> Column | None:
     return F.when(reduce(Column.__and__, [F.length(value) == at - 1, *literals]), moment)
 
 
-def _failure(column: contracts.Column) -> Violation:
-    given, value = F.col(f"_in_{column.name}"), F.col(column.name)
+def _raised(column: contracts.Column) -> Violation:
+    reason = F.lit(f"{column.name}: its transformLogic cannot be computed from this record")
+    return Violation("transform", F.col(f"_in_{column.name}").isNull(), reason)
+
+
+def _failure(column: contracts.Column, careful: bool) -> Violation:
+    given, value = _given(column, careful), F.col(column.name)
     shown = shown_value(column, given)
     what = column.type + (f" as {column.format}" if column.format else "")
     reason = F.concat(F.lit(f"{column.name}: '"), shown, F.lit(f"' is not a {what}"))

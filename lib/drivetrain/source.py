@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
@@ -90,7 +91,7 @@ def _text(spark: SparkSession, dataset: Dataset, paths: Sequence[str], charset: 
     first = (F.col("_block") == 0) & (F.col("_line") == 1)
     lines = lines.withColumn("raw", F.when(first, F.regexp_replace("raw", "^\ufeff", "")).otherwise(F.col("raw")))
     if options.multi_line:
-        lines = joined(lines, options.quote)
+        lines = joined(lines, options.quote, options.escape)
     if dataset.format == "csv" and options.header:
         lines = lines.where(~first)
     return lines.where(~F.col("raw").isin("", "\r"))
@@ -110,14 +111,18 @@ def _decoded(charset: str) -> tuple[Column, Column]:
     return text.alias("raw"), F.when(~lossless, value.cast("binary")).alias("raw_bytes")
 
 
-def joined(lines: DataFrame, quote: str) -> DataFrame:
+def joined(lines: DataFrame, quote: str, escape: str) -> DataFrame:
     """Lines of a file joined to records: a line feed between an odd quote and the next one belongs to the field.
 
-    Counting quotes is RFC 4180's reading: an escaped quote is two of them and so changes nothing.
+    Counting quotes is RFC 4180's reading: an escaped quote is two of them and so changes nothing. Behind an ``escape``
+    of its own a quote does not count.
     """
     in_file = Window.partitionBy("_path").orderBy("_block", "_line")
     before = in_file.rowsBetween(Window.unboundedPreceding, -1)
-    quotes = F.length("raw") - F.length(F.replace("raw", F.lit(quote), F.lit("")))
+    text = F.col("raw")
+    if escape not in ("", quote):
+        text = F.regexp_replace(text, f"{re.escape(escape)}.", "")
+    quotes = F.length(text) - F.length(F.replace(text, F.lit(quote), F.lit("")))
     opens = F.coalesce(F.sum(quotes).over(before), F.lit(0)) % 2 == 0
     numbered = lines.withColumn("_start", F.when(opens, F.struct("_block", "_line")))
     numbered = numbered.withColumn("_record", F.last("_start", ignorenulls=True).over(in_file))

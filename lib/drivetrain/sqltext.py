@@ -20,6 +20,10 @@ FORBIDDEN_FUNCTIONS: Final = frozenset(
 )
 
 
+PLAIN: Final = ("kind", "expressions", "from_")  # what a Select holds where it has no clause but FROM
+TABLE_CHANGES: Final = (exp.Pivot, exp.Lateral, exp.Join)
+
+
 class SqlProblem(ValueError):
     """The text is not SQL that Drivetrain runs; the message says why."""
 
@@ -31,10 +35,15 @@ def expression(text: str) -> exp.Expression:
         SqlProblem: it is no expression, holds a sub-query, or calls a forbidden function.
     """
     parsed = _parse(f"SELECT {text}")
-    if not isinstance(parsed, exp.Select) or len(parsed.expressions) != 1 or parsed.args.get("from_"):
+    clauses = [key for key, value in parsed.args.items() if value and key != "expressions"]
+    if clauses or not isinstance(parsed, exp.Select) or len(parsed.expressions) != 1:
+        raise SqlProblem(f"{text!r} is not one expression")
+    if isinstance(parsed.expressions[0], (exp.Alias, exp.Star)):
         raise SqlProblem(f"{text!r} is not one expression")
     if parsed.expressions[0].find(exp.Select):
         raise SqlProblem("a sub-query cannot stand here")
+    if parsed.expressions[0].find(exp.AggFunc, exp.Window, exp.UDTF, exp.Explode, exp.Inline):
+        raise SqlProblem("it sees one row, so an aggregate, a window or explode cannot stand here")
     return _allowed(parsed.expressions[0])
 
 
@@ -75,8 +84,9 @@ def tables(query: exp.Query) -> list[str]:
 def violation(query: str) -> str | None:
     """The condition of ``SELECT COUNT(*) FROM {object} WHERE condition``; None where the query says more than that."""
     parsed = select(query)
-    plain = {"kind", "expressions", "from_", "where"}
-    if not isinstance(parsed, exp.Select) or any(value for key, value in parsed.args.items() if key not in plain):
+    if not isinstance(parsed, exp.Select) or any(v for key, v in parsed.args.items() if key not in (*PLAIN, "where")):
+        return None
+    if parsed.find(*TABLE_CHANGES):
         return None
     where, counted = parsed.args.get("where"), parsed.expressions
     is_count = len(counted) == 1 and isinstance(counted[0].unalias(), exp.Count)
@@ -91,8 +101,10 @@ def violation(query: str) -> str | None:
 def group_columns(query: exp.Query) -> dict[str, str] | None:
     """Result name -> expression of each GROUP BY column, for a query that only filters and groups the rows of one
     table; None for any other."""
-    plain = {"kind", "expressions", "from_", "where", "group", "having", "order"}
+    plain = (*PLAIN, "where", "group", "having", "order")
     if not isinstance(query, exp.Select) or any(value for key, value in query.args.items() if key not in plain):
+        return None
+    if query.find(*TABLE_CHANGES):
         return None
     group, sub_queries = query.args.get("group"), [*query.find_all(exp.Select)][1:]
     if group is None or sub_queries or query.find(exp.Window) or len([*query.find_all(exp.Table)]) != 1:
@@ -156,6 +168,10 @@ def _parse(text: str) -> exp.Expression:
 
 
 def _allowed(parsed: exp.Expression) -> exp.Expression:
+    if parsed.find(exp.TableSample):
+        raise SqlProblem("TABLESAMPLE is not allowed: its result changes from run to run")
+    if parsed.find(exp.Version):
+        raise SqlProblem("time travel is not allowed: which version is read is for the run to say")
     for function in parsed.find_all(exp.Func):
         name = (function.name if isinstance(function, exp.Anonymous) else function.sql_name()).lower()
         if name in FORBIDDEN_FUNCTIONS:
