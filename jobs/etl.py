@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from datetime import date, timedelta
 from pathlib import Path
 
 from drivetrain import job
@@ -21,6 +22,8 @@ def make_feeds(conf: Conf) -> None:
         return
     print(f"making feeds in {landing} (made up, by {MAKER.name})", file=sys.stderr)
     options = [f"--{key.replace('_', '-')}={value}" for key, value in conf.settings.make_feeds.items()]
+    first = date.today() - timedelta(days=conf.settings.make_feeds["days"])  # so that the last day is yesterday
+    options.append(f"--start={first}")
     made = subprocess.run([sys.executable, MAKER, "--out", landing, *options], stdout=sys.stderr)
     if made.returncode:
         raise DrivetrainError(Problem("feeds", str(landing), "making the feeds failed", "see the lines above"))

@@ -432,7 +432,8 @@ def test_a_job_runs_with_its_settings_and_its_exit_code_comes_back(copy: Copy, t
         "  spark.x.password: env:PASSWORD_OF_TEST\n  spark.x.text: 'a\\b=c: ü # 🚗'\n"
     )
     (copy.root / "jobs" / "count.py").write_text(
-        '"""Counts."""\nimport sys\nfrom pyspark.sql import SparkSession\nimport drivetrain.errors\n'
+        '"""Counts."""\nimport sys\nfrom pyspark.sql import SparkSession\nfrom drivetrain import streams\n'
+        "streams.take()\nprint('talk of', sys.stdin.read(), file=sys.stderr)\n"
         "spark = SparkSession.builder.getOrCreate()\nconf = spark.sparkContext.getConf()\n"
         f"spark.range(3).write.format('delta').save({str(tmp_path / 'a table')!r})\n"
         f"rows = spark.read.format('delta').load({str(tmp_path / 'a table')!r}).count()\n"
@@ -444,9 +445,15 @@ def test_a_job_runs_with_its_settings_and_its_exit_code_comes_back(copy: Copy, t
     for name in ("HOME", "DRIVETRAIN_HOME", "PYTHONPATH", "PYSPARK_SUBMIT_ARGS", "SPARK_HOME"):
         env.pop(name, None)
     done = subprocess.run(
-        [copy.root / "spark-submit.sh", "count", "an argument"], cwd=work, env=env, capture_output=True, text=True
+        [copy.root / "spark-submit.sh", "count", "an argument"],
+        input="what was typed",
+        cwd=work,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 7, done.stderr
     assert done.stdout.strip() == "3 s3cret a\\b=c: ü # 🚗 an argument"
-    assert [line for line in done.stderr.splitlines() if "incubator modules" not in line] == []
+    said = [line for line in done.stderr.splitlines() if "incubator modules" not in line]
+    assert said == ["talk of what was typed"]
     assert list(work.iterdir()) == []
