@@ -103,6 +103,7 @@ use_pyspark() {  # for programs that start pyspark without spark-submit, as test
   all=$(IFS=, && echo "${jars[*]}")
   options="\"-Dderby.stream.error.file=$home/run/derby.log\""
   options+=" \"-Dlog4j2.configurationFile=file://${root// /%20}/conf/log4j2.properties\""
+  options+=" -XX:-DontCompileHugeMethods"  # as conf/base.yaml has it
   export SPARK_HOME=${spark[0]}
   export PYSPARK_SUBMIT_ARGS="--jars '$all' --driver-java-options '$options' pyspark-shell"
 }

@@ -155,19 +155,16 @@ def _outside(value: Column, kind: str, name: str, limit: Any) -> Column:
 
 def problem(violations: Sequence[Violation]) -> Column:
     """One text that names each broken rule and its reason, empty for a good row; each condition is evaluated once."""
-
-    def told(violation: Violation) -> Column:
-        reason = F.translate(violation.reason, BETWEEN + WITHIN, "  ")  # data may hold our own separators
-        return F.when(violation.broken, F.concat(F.lit(violation.rule + WITHIN), reason))
-
-    return F.concat_ws(BETWEEN, *map(told, violations))
+    return F.concat_ws(BETWEEN, *[F.when(v.broken, F.concat(F.lit(v.rule + WITHIN), v.reason)) for v in violations])
 
 
 def explained(rows: DataFrame) -> DataFrame:
     """_problem -> _rule (the first rule that the row breaks, null for a good row) and _reason (all of them)."""
     told = F.col("_problem")
     rule = F.when(told != "", F.substring_index(told, WITHIN, 1))
-    reasons = F.transform(F.split(told, BETWEEN), lambda part: F.regexp_replace(part, f"^[^{WITHIN}]*{WITHIN}", ""))
+    begins = f"[a-z][a-z0-9_]*{WITHIN}"  # looked for with the separator, which may stand in data too
+    parts = F.split(told, f"{BETWEEN}(?={begins})")
+    reasons = F.transform(parts, lambda part: F.regexp_replace(part, f"^{begins}", ""))
     reason = F.when(told != "", F.array_join(reasons, "; "))
     return rows.select(
         *[name for name in rows.columns if name != "_problem"], rule.alias("_rule"), reason.alias("_reason")
