@@ -345,7 +345,7 @@ def test_names_and_values_that_meet_our_own(spark: Any, tmp_path: Path) -> None:
     columns = {
         "id": KEY,
         "text": {"physicalName": "raw"},
-        "place": {"physicalName": "_line", "enum": ["a", "b"]},
+        "place": {"physicalName": "_line", "enum": [{"value": "a"}, {"value": "b"}]},
         "both": {"transformLogic": "concat(raw, `_load`, `a.b``c`)"},
         "odd": {"physicalName": "a.b`c"},
     }

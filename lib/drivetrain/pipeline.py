@@ -17,6 +17,7 @@ from drivetrain import assess, bronze, catalog, checks, gold, ops, quarantine, r
 from drivetrain.contracts import META_COLUMNS, Conf, Dataset, GoldTable, digest
 from drivetrain.drift import fit, new_columns
 from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.extent import extent
 from drivetrain.landing import Arrival, Landed, Rejected, arrivals, changed, grown, inspect_all, listing
 from drivetrain.progress import Progress
 from drivetrain.session import FAILURES, is_data_error, reason
@@ -50,6 +51,7 @@ class Pipeline:
         self.listings: dict[str, str] = {}
         self.looked_into: dict[str, tuple[list[Landed], list[Rejected]]] = {}
         self.loaded: set[tuple[str, str]] = set()  # (dataset, file)
+        self.known_files: dict[str, dict[str, list[Landed]]] = {}
 
     def table(self, layer: str, name: str) -> Table:
         return Table(self.spark, f"{self.warehouse}/{layer}/{name}")
@@ -168,15 +170,15 @@ class Pipeline:
         return next((metadata.get("listing") for _, metadata in log.commits()), None) if log.exists() else None
 
     def taken(self, dataset: Dataset) -> dict[str, list[Landed]]:
-        """What the log says of files, by name, in the order of their loads."""
-        log = self.table("bronze", dataset.name)
-        if not log.exists():
-            return {}
-        files: dict[str, list[Landed]] = {}
-        for row in bronze.file_entries(log.read()).orderBy("_load").collect():
-            file = bronze.landed(row["raw"])
-            files.setdefault(file.name, []).append(file)
-        return files
+        """What the log says of files, by name, in the order of their loads; read once a run."""
+        if dataset.name not in self.known_files:
+            files = self.known_files[dataset.name] = {}
+            log = self.table("bronze", dataset.name)
+            entries = bronze.file_entries(log.read()).collect() if log.exists() else []
+            for row in sorted(entries, key=lambda entry: entry["_load"]):
+                file = bronze.landed(row["raw"])
+                files.setdefault(file.name, []).append(file)
+        return self.known_files[dataset.name]
 
     def load(self, dataset: Dataset, files: Sequence[Landed]) -> None:
         log = self.table("bronze", dataset.name)
@@ -184,10 +186,13 @@ class Pipeline:
         with self.step("bronze", dataset.name) as step, source.one_split_a_task(self.spark):
             records = bronze.log_records(source.read(self.spark, dataset, files), load)
             rows = records.unionByName(bronze.log_files(self.spark, files, load))
-            metadata = {"run": load.run, "listing": self.listings.get(dataset.name)}
+            metadata = {"run": load.run, "listing": self.listings.get(dataset.name), "files": len(files)}
+            known = self.taken(dataset)
             log.append(rows, Txn(dataset.name, load.number), metadata, bronze.PROPERTIES)
             step.rows = log.rows_written(log.version()) - len(files)
-        self.loaded |= {(dataset.name, file.name) for file in files}
+        for file in files:
+            known.setdefault(file.name, []).append(file)
+            self.loaded.add((dataset.name, file.name))
         for file in files:
             if changed(file):
                 self.outcome.notes.append(
@@ -262,36 +267,43 @@ class Pipeline:
             return
         with self.spark_settings(dataset), self.staging(dataset) as folder, self.step("silver", dataset.name) as step:
             loads = Loads(max(done, 0) + 1, last, log.version(), table.version() if table.exists() else -1)
-            self.stage(dataset, log.read(loads.bronze_version), loads, folder)
-            staged = self.spark.read.parquet(folder)
+            staged = self.stage(dataset, log.read(loads.bronze_version), loads, folder)
+            held = None
             if loads.silver_version >= 0 and self.may_be_known(dataset):
-                staged = silver.against(staged, table.read(loads.silver_version), dataset).persist()
+                first = silver.match_columns(dataset)[0]
+                reach = extent(staged.where(F.col("_rule").isNull()), [first])
+                held = table.read(loads.silver_version).where(reach.covers({first: F.col(first)}))
+                staged = silver.against(staged, held, dataset, reach.few).persist()
             try:
-                step.rows = self.commit(dataset, staged, loads)
+                step.rows = self.commit(dataset, staged, held, loads)
             finally:
                 staged.unpersist()
 
-    def stage(self, dataset: Dataset, log: DataFrame, loads: Loads, folder: str) -> None:
-        entries = self.layouts(log)
+    def stage(self, dataset: Dataset, log: DataFrame, loads: Loads, folder: str) -> DataFrame:
+        """The loads' records with their outcomes as far as they tell by themselves, computed once, into the folder."""
+        entries = self.layouts(dataset)
         records = bronze.records(log, loads.first - 1).where(F.col("_load") <= loads.last)
         new, again = self.added_columns(dataset, entries, records), self.may_be_known(dataset)
 
-        def write(careful: bool) -> None:
+        def staged(careful: bool) -> DataFrame:
             parsed = silver.parse(records, dataset, entries, self.conf.settings.max_record_bytes, new, careful)
-            rows = silver.classify(parsed, dataset, again)
-            rows.write.mode("overwrite").option("compression", "lz4").parquet(folder)
+            return self.written(silver.classify(parsed, dataset, again), folder)
 
         try:
-            write(careful=False)
+            return staged(careful=False)
         except FAILURES as error:
             if not is_data_error(error):
                 raise
-            write(careful=True)
+            return staged(careful=True)
 
-    def layouts(self, log: DataFrame) -> dict[str, tuple[str, ...]]:
+    def written(self, rows: DataFrame, folder: str) -> DataFrame:
+        """The rows, computed into the folder and read from there."""
+        rows.write.mode("overwrite").option("compression", "lz4").parquet(folder)
+        return self.spark.read.schema(rows.schema).parquet(folder)
+
+    def layouts(self, dataset: Dataset) -> dict[str, tuple[str, ...]]:
         """The header of each layout that the log has seen."""
-        rows = bronze.file_entries(log).groupBy("_layout").agg(F.max("raw").alias("raw")).collect()
-        return {row["_layout"]: bronze.landed(row["raw"]).header for row in rows}
+        return {file.layout: file.header for files in self.taken(dataset).values() for file in files}
 
     def added_columns(
         self, dataset: Dataset, layouts: Mapping[str, Sequence[str]], records: DataFrame
@@ -309,11 +321,11 @@ class Pipeline:
         """Whether silver can hold some of the records already: by position only if a file came again."""
         if dataset.identity:
             return True
-        files = [t for taken in self.taken(dataset).values() if len(taken) > 1 for t in taken]
-        return bool(files)
+        return any(len(versions) > 1 for versions in self.taken(dataset).values())
 
-    def commit(self, dataset: Dataset, staged: DataFrame, loads: Loads) -> int:
-        """Write what was staged: quarantine, then silver, whose commit carries the ledger row."""
+    def commit(self, dataset: Dataset, staged: DataFrame, held: DataFrame | None, loads: Loads) -> int:
+        """Write what was staged: quarantine, then silver, whose commit carries the ledger row. ``held``: what silver
+        has near the staged rows."""
         example = F.first("_unknown", ignorenulls=True).alias("unknown")
         found = staged.groupBy("_outcome").agg(F.count(F.lit(1)).alias("count"), example).collect()
         counts = {row["_outcome"]: row["count"] for row in found}
@@ -335,7 +347,7 @@ class Pipeline:
                 )
             )
         self.write_quarantine(dataset, staged, counts, loads)
-        self.write_silver(dataset, good, row, loads)
+        self.write_silver(dataset, good, held, row, loads)
         self.outcome.ledger.append(row)
         return row.rows_in
 
@@ -354,22 +366,27 @@ class Pipeline:
             )
 
     def ledger_row(self, dataset: Dataset, counts: Mapping[str, int], loads: Loads) -> ops.LedgerRow:
-        log = self.table("bronze", dataset.name).read(loads.bronze_version)
-        totals = log.where(F.col("_load").between(loads.first, loads.last)).agg(
-            F.count_if(F.col("_entry") == "record").alias("records"),
-            F.count_if(F.col("_entry") == "file").alias("files"),
-            F.count("_requeued").alias("requeued"),
-        )
-        total = totals.collect()[0]
+        total = self.logged(dataset, loads)
         found = {name: int(counts.get(name, 0)) for name in silver.OUTCOMES}
         return ops.LedgerRow(
             run=self.outcome.run, dataset=dataset.name, first_load=loads.first, last_load=loads.last,
-            files=total["files"], rows_in=total["records"],
+            files=total.files, rows_in=total.records,
             good=found["insert"] + found["update"] + found["superseded"], quarantined=found["quarantined"],
             duplicate=found["duplicate"], late=0, inserted=found["insert"], updated=found["update"],
-            superseded=found["superseded"], requeued=total["requeued"], bronze_version=loads.bronze_version,
+            superseded=found["superseded"], requeued=total.requeued, bronze_version=loads.bronze_version,
             silver_version_read=loads.silver_version, silver_version=loads.silver_version + 1, at=ops.now(),
         )  # fmt: skip
+
+    def logged(self, dataset: Dataset, loads: Loads) -> Logged:
+        """What those loads put into the log, by Delta's own count: the other side of the ledger."""
+        log, total = self.table("bronze", dataset.name), Logged(0, 0, 0)
+        for version, metadata in log.commits():
+            if metadata["number"] < loads.first:
+                break
+            records = log.rows_written(version) - metadata["files"]
+            requeued = records if metadata["files"] == 0 else 0
+            total = Logged(total.records + records, total.files + metadata["files"], total.requeued + requeued)
+        return total
 
     def write_quarantine(self, dataset: Dataset, staged: DataFrame, counts: Mapping[str, int], loads: Loads) -> None:
         rows = quarantine.of_rows(staged, dataset, self.outcome.run)
@@ -385,14 +402,15 @@ class Pipeline:
         if counts.get("quarantined"):
             self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES)
 
-    def write_silver(self, dataset: Dataset, good: DataFrame, row: ops.LedgerRow, loads: Loads) -> None:
+    def write_silver(
+        self, dataset: Dataset, good: DataFrame, held: DataFrame | None, row: ops.LedgerRow, loads: Loads
+    ) -> None:
         table, txn = self.table("silver", dataset.name), Txn(dataset.name, loads.last)
         metadata = {"run": row.run, "contract": dataset.fingerprint, "ledger": asdict(row)}
         rows = good.drop(*silver.STAGED_ONLY)
         first = loads.silver_version < 0
         if dataset.history == "scd2":
-            old = None if first else table.read(loads.silver_version)
-            rows = silver.versions(rows, old, dataset)
+            rows = silver.versions(rows, held, dataset)
         if first or (dataset.history != "scd2" and row.updated == 0):
             table.append(rows, txn, metadata, SILVER_PROPERTIES | _statistics(dataset))
             written = table.rows_written(loads.silver_version + 1)
@@ -403,7 +421,7 @@ class Pipeline:
                 )
         else:
             on = dataset.identity if dataset.history == "scd2" else dataset.key
-            table.merge(rows, " AND ".join(f"t.`{name}` = s.`{name}`" for name in on), txn, metadata)
+            table.merge(rows, on, txn, metadata)
 
     # --- the unified table: raw columns of several feeds by name ---
 
@@ -418,7 +436,7 @@ class Pipeline:
         with self.step("unify", dataset.name) as step:
             # A released record went in when it first came: the unified table knows no rules.
             records = bronze.records(log.read(), done).where(~F.coalesce("_released", F.lit(False)))
-            rows = silver.unified(records, dataset, self.layouts(log.read()), self.conf.settings.max_record_bytes)
+            rows = silver.unified(records, dataset, self.layouts(dataset), self.conf.settings.max_record_bytes)
             table.append(rows, Txn(dataset.name, last), {"run": self.outcome.run}, NO_STATISTICS)
             step.rows = table.rows_written(table.version())
 
@@ -461,8 +479,7 @@ class Pipeline:
     def publish(self, table: GoldTable, versions: Mapping[str, int], pinned: Mapping[str, int]) -> None:
         """Write aside, audit, then make it the new version; a failed check leaves the old one."""
         with self.staging(table) as folder, self.step("gold", table.name) as step:
-            self.candidate(table, pinned).write.mode("overwrite").parquet(folder)
-            candidate = self.spark.read.parquet(folder)
+            candidate = self.written(self.candidate(table, pinned, f"{folder}/groups"), f"{folder}/rows")
             measured = gold.audit(candidate, table)
             self.note_checks("gold", table.name, measured)
             metadata = {
@@ -482,17 +499,19 @@ class Pipeline:
             step.rows = target.rows_written(target.version())
         self.outcome.published.append(table.name)
 
-    def candidate(self, table: GoldTable, pinned: Mapping[str, int]) -> DataFrame:
-        """The table's new content; of a query that groups one silver table only the changed groups are computed."""
+    def candidate(self, table: GoldTable, pinned: Mapping[str, int], folder: str) -> DataFrame:
+        """The table's new content; of a query that groups one silver table only the changed groups are computed, which
+        are kept in ``folder``."""
         inputs = {name: self.input(name, pinned[name]) for name in table.inputs}
         by, target = refresh.groups(table), self.table("gold", table.name)
         built = next((m for _, m in target.commits()), None) if target.exists() else None
         if by is None or by.table not in self.conf.datasets or built is None or built["query"] != table.fingerprint:
             return gold.build(self.spark, table, inputs)
         source_, read = self.table("silver", by.table), built["read"][by.table]
-        changed_ = refresh.touched(source_, read, pinned[by.table], by) if read >= 0 else None
-        if changed_ is None:
+        touched = refresh.touched(source_, read, pinned[by.table], by) if read >= 0 else None
+        if touched is None:
             return gold.build(self.spark, table, inputs)
+        changed_ = self.written(touched, folder)
         part = gold.build(self.spark, table, {by.table: refresh.restricted(inputs[by.table], changed_, by)})
         return refresh.replaced(target.read(), part, changed_, table.key)
 
@@ -597,6 +616,15 @@ class Loads:
     last: int
     bronze_version: int
     silver_version: int
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Records and files that some loads brought; of the records, those that came out of quarantine."""
+
+    records: int
+    files: int
+    requeued: int
 
 
 def _statistics(dataset: Dataset) -> dict[str, str]:

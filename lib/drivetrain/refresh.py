@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from drivetrain import sqltext
 from drivetrain.contracts import GoldTable
+from drivetrain.extent import extent
 from drivetrain.sink import Table
 
 
@@ -39,9 +40,11 @@ def touched(silver: Table, after: int, upto: int, by: Groups) -> DataFrame | Non
 
 def restricted(silver: DataFrame, changed: DataFrame, by: Groups) -> DataFrame:
     """Silver's rows of the changed groups, all of them."""
+    reach = extent(changed, list(by.columns))
+    near = silver.where(reach.covers({name: F.expr(text) for name, text in by.columns.items()}))
     named = changed.select(*[F.col(name).alias(f"_g_{name}") for name in by.columns])
     same = [F.expr(text).eqNullSafe(F.col(f"_g_{name}")) for name, text in by.columns.items()]
-    return silver.join(named, reduce(Column.__and__, same), "left_semi")
+    return near.join(F.broadcast(named) if reach.few else named, reduce(Column.__and__, same), "left_semi")
 
 
 def replaced(old: DataFrame, new: DataFrame, changed: DataFrame, key: Sequence[str]) -> DataFrame:

@@ -46,7 +46,7 @@ def repair(pipeline: Pipeline, path: Path) -> int:
         raise DrivetrainError(Problem("repair", str(path), what, fix))
     rows = held.join(F.broadcast(repairs), "quarantine_id").select(*quarantine.COLUMNS)
     txn = Txn(f"repair:{pipeline.outcome.run}", 1)
-    pipeline.quarantine.merge(rows, "t.quarantine_id = s.quarantine_id", txn, {"run": pipeline.outcome.run})
+    pipeline.quarantine.merge(rows, ["quarantine_id"], txn, {"run": pipeline.outcome.run})
     return _waiting(pipeline, "repaired")
 
 
@@ -117,10 +117,10 @@ def _requeue(pipeline: Pipeline, dataset: Dataset) -> None:
     with pipeline.step("requeue", dataset.name) as step:
         if not todo.isEmpty():
             rows = bronze.log_records(records, load)
-            log.append(rows, Txn(dataset.name, load.number), {"run": load.run}, {})
+            log.append(rows, Txn(dataset.name, load.number), {"run": load.run, "files": 0}, {})
             step.rows = log.rows_written(log.version())
         ids = entries.where(F.col("_requeued").isNotNull()).select(F.col("_requeued").alias("quarantine_id")).distinct()
         done = pipeline.quarantine.read().join(ids, "quarantine_id").where(F.col("state") != "requeued")
         txn = Txn(f"{dataset.name}:requeued:{load.run}", 1)
         marked = done.withColumn("state", F.lit("requeued")).select(*quarantine.COLUMNS)
-        pipeline.quarantine.merge(marked, "t.quarantine_id = s.quarantine_id", txn, {"run": load.run})
+        pipeline.quarantine.merge(marked, ["quarantine_id"], txn, {"run": load.run})

@@ -399,10 +399,10 @@ def _within(names: Sequence[str], order: Iterable[Column], also_again: bool = Fa
     return Window.partitionBy(*apart, *names).orderBy(*order)
 
 
-def against(staged: DataFrame, silver: DataFrame, dataset: Dataset) -> DataFrame:
+def against(staged: DataFrame, silver: DataFrame, dataset: Dataset, few: bool = False) -> DataFrame:
     """Outcomes of `classify` -> outcomes against what ``silver`` holds: an insert may turn out to be an update,
-    duplicate or superseded."""
-    keys = _match_columns(dataset)
+    duplicate or superseded. With ``few`` the keys of ``staged`` are broadcast, so that silver is not shuffled."""
+    keys = match_columns(dataset)
     compared = tuple(dict.fromkeys((*dataset.identity, *((dataset.sequence,) if dataset.sequence else ()))))
     wanted = staged.where(F.col("_rule").isNull()).select(*keys).distinct()
     named = [F.col(name).alias(f"_t_{name}") for name in dict.fromkeys((*keys, *compared))]
@@ -411,11 +411,13 @@ def against(staged: DataFrame, silver: DataFrame, dataset: Dataset) -> DataFrame
         wanted.select(*[F.col(n).alias(f"_w_{n}") for n in keys]),
     )
     there = held.join(
-        asked, reduce(Column.__and__, [F.col(f"_t_{n}").eqNullSafe(F.col(f"_w_{n}")) for n in keys]), "left_semi"
+        F.broadcast(asked) if few else asked,
+        reduce(Column.__and__, [F.col(f"_t_{n}").eqNullSafe(F.col(f"_w_{n}")) for n in keys]),
+        "left_semi",
     )
     # An identity may hold columns that are NULL, which are the same here as they are within a batch.
     on = reduce(Column.__and__, [F.col(name).eqNullSafe(F.col(f"_t_{name}")) for name in keys])
-    joined = staged.join(there, on & F.col("_rule").isNull(), "left")
+    joined = staged.join(F.broadcast(there) if few else there, on & F.col("_rule").isNull(), "left")
     found = F.col("_t_").isNotNull()
     if dataset.history == "latest":
         same = reduce(Column.__and__, [F.col(n).eqNullSafe(F.col(f"_t_{n}")) for n in dataset.identity])
@@ -432,7 +434,8 @@ def against(staged: DataFrame, silver: DataFrame, dataset: Dataset) -> DataFrame
     return joined.select(*[outcome.alias(n) if n == "_outcome" else F.col(n) for n in staged.columns])
 
 
-def _match_columns(dataset: Dataset) -> tuple[str, ...]:
+def match_columns(dataset: Dataset) -> tuple[str, ...]:
+    """The columns by which a record finds its like in silver."""
     if dataset.history == "latest":
         return dataset.key
     return dataset.identity or POSITION

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from itertools import islice
 from typing import Any
 
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from drivetrain.extent import extent
 
 METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 TXN_APP = "spark.databricks.delta.write.txnAppId"
@@ -97,9 +101,12 @@ class Table:
         writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
         self._save(writer, None, metadata, {} if self.exists() else properties)
 
-    def merge(self, rows: DataFrame, on: str, txn: Txn, metadata: Mapping[str, Any]) -> None:
-        """Update rows ``t`` that match rows ``s`` by the condition ``on``, insert the others."""
-        merge = DeltaTable.forPath(self.spark, self.path).alias("t").merge(rows.alias("s"), on)
+    def merge(self, rows: DataFrame, on: Sequence[str], txn: Txn, metadata: Mapping[str, Any]) -> None:
+        """Update the rows that have the same values in the columns ``on``, insert the others."""
+        same = [F.col(f"t.{name}") == F.col(f"s.{name}") for name in on]
+        near = extent(rows, on).covers({name: F.col(f"t.{name}") for name in on})
+        table = DeltaTable.forPath(self.spark, self.path).alias("t")
+        merge = table.merge(rows.alias("s"), reduce(Column.__and__, same) & near)
         with self._session_confs(txn, metadata):
             merge.withSchemaEvolution().whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
 

@@ -1,7 +1,7 @@
 """Batch: ours beside the same work hand-written in plain PySpark, and beside the floor (one read, one Delta write).
 
 ACME's order lines. Each round runs all sides in one Spark session, in turn; the medians of the rounds are compared.
-  vs_handwritten        ours / hand-written: log, checks, quarantine, dedup, MERGE, gold; the first load of all files
+  vs_handwritten        ours / hand-written: log, unified table, checks, quarantine, dedup, MERGE, gold; all files
   vs_floor              ours / reading the same CSV files and writing them to one Delta table
   one_percent_vs_full   ours, second run with 1 % more rows / ours, first run
 Also printed: Spark jobs and shuffles of each of our steps, a run with nothing new, and the driver's memory.
@@ -51,17 +51,12 @@ def make(folder: Path, lines: int) -> tuple[list[Path], list[Path]]:
     return files[:-1], files[-1:]
 
 
-def bench_conf(work: Path, name: str, unify: bool) -> Conf:
+def bench_conf(work: Path, name: str) -> Conf:
     """The project's own conf, with the orders and their gold table only."""
     folder = work / name / "conf"
     for part in ("base.yaml", "local.yaml", "datasets/orders.yaml", "gold/daily_sales.sql", "gold/daily_sales.yaml"):
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "conf" / part, folder / part)
-    if not unify:
-        contract = folder / "datasets/orders.yaml"
-        contract.write_text(
-            contract.read_text().replace("{property: unify, value: true}", "{property: unify, value: false}")
-        )
     places = [f"landing={work / name / 'landing'}", f"warehouse={work / name / 'warehouse'}", "make_feeds=null"]
     return conf_reader.load(folder, "local", environ={}, sets=places)
 
@@ -100,13 +95,21 @@ def read_csv(spark: SparkSession, files: list[Path]) -> DataFrame:
 
 def handwritten(spark: SparkSession, files: list[Path], out: Path, load: int) -> None:
     """What a good engineer writes for this one feed: typed columns by hand, one cached pass, a MERGE, one aggregate."""
-    bronze, silver, quarantine, gold = (str(out / name) for name in ("bronze", "silver", "quarantine", "gold"))
+    tables = ("bronze", "silver", "quarantine", "gold", "unified")
+    bronze, silver, quarantine, gold, unified = (str(out / name) for name in tables)
     raw = read_csv(spark, files).select(
         "*", "_metadata.file_name", F.lit(load).alias("load"), F.current_timestamp().alias("loaded_at")
     )
     raw.write.format("delta").mode("append").save(bronze)
 
-    checked = checked_by_hand(spark.read.format("delta").load(bronze).where(F.col("load") == load))
+    new = spark.read.format("delta").load(bronze).where(F.col("load") == load)
+    named = [F.trim(name).alias(name.lower()) for name in NAMES]
+    source = (F.lit("orders").alias("source"), F.lit("1.0.0").alias("schema_version"))
+    new.where("_corrupt IS NULL").select(*named, *source, "file_name", "load").write.format("delta").mode(
+        "append"
+    ).save(unified)
+
+    checked = checked_by_hand(new)
     checked = checked.persist(StorageLevel.DISK_ONLY)
     bad = checked.where("error IS NOT NULL")
     bad.write.format("delta").mode("append").save(quarantine)
@@ -178,28 +181,27 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="300,000 order lines, one round")
     parser.add_argument("--lines", type=int, help="order lines (default 10 million)")
     parser.add_argument("--rounds", type=int, help="rounds (default 3)")
-    parser.add_argument("--unify", action="store_true", help="let ours append to the unified table too")
     given = parser.parse_args()
     lines = given.lines or (300_000 if given.quick else 10_000_000)
     rounds = given.rounds or (1 if given.quick else 3)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=ROOT) as folder:
-        run(Path(folder), lines, rounds, given.unify)
+        run(Path(folder), lines, rounds)
 
 
-def run(work: Path, lines: int, rounds: int, unify: bool) -> None:
+def run(work: Path, lines: int, rounds: int) -> None:
     first, last = make(work / "feed", lines)
     print(
         f"{lines:,} order lines in {len(first)} files, {sum(f.stat().st_size for f in first) / 2**20:,.0f} MB",
         file=sys.stderr,
     )
-    spark = session(bench_conf(work, "session", unify))
-    rehearse(spark, work, unify)
+    spark = session(bench_conf(work, "session"))
+    rehearse(spark, work)
     seconds: dict[str, list[float]] = {
         name: [] for name in ("ours", "handwritten", "floor", "one_percent", "nothing_new")
     }
     steps: list[Step] = []
     for i in range(rounds):
-        conf = bench_conf(work, f"ours{i}", unify)
+        conf = bench_conf(work, f"ours{i}")
         land(first, conf)
         sides: list[tuple[str, Callable[[], object]]] = [
             ("floor", lambda: floor(spark, first, work / "floor")),
@@ -226,10 +228,10 @@ def session(conf: Conf) -> SparkSession:
     return open_session(conf, "bench", "in-memory")
 
 
-def rehearse(spark: SparkSession, work: Path, unify: bool) -> None:
+def rehearse(spark: SparkSession, work: Path) -> None:
     """Both sides once on little, so that neither pays for the JVM's first steps."""
     first, last = make(work / "rehearsal", 20_000)
-    conf = bench_conf(work, "rehearsed", unify)
+    conf = bench_conf(work, "rehearsed")
     for files, load in ((first, 1), (last, 2)):
         land(files, conf)
         ours(spark, conf)
