@@ -30,6 +30,7 @@ Rng = np.random.Generator
 DAY = 86_400
 CHUNK = 250_000
 NEVER = -1_000_000  # a day that is null
+FIRST_DAY = 1001  # document numbers begin with their day and have one width, so that they sort as they were given
 WEEK = np.array([20, 20, 20, 21, 22, 27, 10])  # twentieths of a usual day, Monday first: busy Saturdays, quiet Sundays
 BAD_KINDS = {  # kind: the class of rule that must catch it
     "missing_field": "ragged", "extra_field": "ragged", "malformed_json": "malformed", "invalid_utf8": "encoding",
@@ -516,7 +517,7 @@ class Orders(Feed):
         model = choose(rng, MODEL_WEIGHT, size)
         at = np.arange(size)
         frame = {
-            "order": (day + 1) * 100_000_000 + number,
+            "order": (FIRST_DAY + day) * 100_000_000 + number,
             "line": (at - np.maximum.accumulate(np.where(starts, at, 0)) + 1).astype(np.int16),
             "date": np.full(size, plan.first + day, np.int32),
             "changed": (plan.midnight(day) + rng.integers(7 * 3600, 20 * 3600, orders))[number],
@@ -683,7 +684,7 @@ class Procurement(Feed):
         cost = (PRICE[model] * rng.uniform(0.5, 0.7, size)).astype(np.int64) * np.where(odd == 1, 20, 1)
         promised = day + rng.integers(1, 8, size)
         ordered = {
-            "po": (day + 1) * 1_000_000 + at // 3, "line": at % 3 + 1, "supplier": supplier, "model": model,
+            "po": (FIRST_DAY + day) * 1_000_000 + at // 3, "line": at % 3 + 1, "supplier": supplier, "model": model,
             "ordered": np.full(size, plan.first + day), "promised": plan.first + promised,
             "delivered": np.full(size, NEVER), "wanted": rng.integers(1, 40, size) * 5, "received": np.zeros(size, int),
             "rejected": np.zeros(size, int), "cost": cost, "changed": self._clock(np.full(size, day), rng),
@@ -852,7 +853,7 @@ class Leads(Feed):
         created = self.plan.midnight(day) + rng.integers(0, DAY - 60, size)
         known = rng.random(size) < 0.4
         return {
-            "lead": (day + 1) * 100_000_000 + np.arange(size),
+            "lead": (FIRST_DAY + day) * 100_000_000 + np.arange(size),
             "account": np.where(known, 10_000_000 + rng.integers(0, self.plan.accounts(day), size), -1),
             "first": rng.integers(0, len(FIRST), size), "last": rng.integers(0, len(LAST), size),
             "phone": np.where(rng.random(size) < 0.7, rng.integers(10**6, 10**7, size), -1),
@@ -925,7 +926,7 @@ class Reviews(Feed):
     def create(self, day: int, rng: Rng) -> Frame:
         size = self.plan.count(day, 20)
         posted = {
-            "review": (day + 1) * 100_000_000 + np.arange(size), "place": choose(rng, LOCATION_WEIGHT, size),
+            "review": (FIRST_DAY + day) * 100_000_000 + np.arange(size), "place": choose(rng, LOCATION_WEIGHT, size),
             "model": rng.integers(0, len(VEHICLES), size), "_entity": np.arange(size),
         } | self._words(np.full(size, day), rng)  # fmt: skip
         edited = np.flatnonzero(rng.random(size) < 0.03)
@@ -996,7 +997,7 @@ class ServiceEvents(JsonFeed):
         size, hour = self.plan.count(day, 8), 3600
         visit = self.plan.midnight(day + rng.integers(1, 4, size))
         base = {
-            "appointment": (day + 1) * 100_000_000 + np.arange(size), "place": choose(rng, LOCATION_WEIGHT, size),
+            "appointment": (FIRST_DAY + day) * 100_000_000 + np.arange(size), "place": choose(rng, LOCATION_WEIGHT, size),
             "model": rng.integers(0, len(VEHICLES), size), "promised": visit + 17 * hour,
         }  # fmt: skip
         booked = self.plan.midnight(day) + rng.integers(8 * hour, 18 * hour, size)

@@ -99,8 +99,8 @@ class Pipeline:
             last = {}
             if profiles.exists():
                 mine = profiles.read().where(F.col("dataset") == dataset.name)
-                latest = mine.agg(F.max("run")).collect()[0][0]
-                last = {row["column"]: row for row in mine.where(F.col("run") == latest).collect()}
+                newest_run = F.max_by(F.struct("*"), "run").alias("last")
+                last = {row["column"]: row["last"] for row in mine.groupBy("column").agg(newest_run).collect()}
             rows = assess.rows(self.outcome.run, dataset, newest, found, last, ops.now())
             step.rows = max((row.sampled for row in rows), default=0)
         self.outcome.profiles += rows
