@@ -997,7 +997,8 @@ class ServiceEvents(JsonFeed):
         size, hour = self.plan.count(day, 8), 3600
         visit = self.plan.midnight(day + rng.integers(1, 4, size))
         base = {
-            "appointment": (FIRST_DAY + day) * 100_000_000 + np.arange(size), "place": choose(rng, LOCATION_WEIGHT, size),
+            "appointment": (FIRST_DAY + day) * 100_000_000 + np.arange(size),
+            "place": choose(rng, LOCATION_WEIGHT, size),
             "model": rng.integers(0, len(VEHICLES), size), "promised": visit + 17 * hour,
         }  # fmt: skip
         booked = self.plan.midnight(day) + rng.integers(8 * hour, 18 * hour, size)

@@ -391,7 +391,7 @@ def place_with_poisoned_maven_cache(prepare: ModuleType, tmp_path: Path, monkeyp
     )
 
 
-@pytest.mark.real
+@pytest.mark.spark
 def test_jars_are_fetched_whatever_the_maven_cache_holds(
     prepare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,7 +402,7 @@ def test_jars_are_fetched_whatever_the_maven_cache_holds(
     assert not (tmp_path / "home" / ".ivy2").exists()
 
 
-@pytest.mark.real
+@pytest.mark.spark
 def test_a_sites_own_repository(prepare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = place_with_poisoned_maven_cache(prepare, tmp_path, monkeypatch)
     settings = tmp_path / "ivysettings.xml"
@@ -416,7 +416,6 @@ def test_a_sites_own_repository(prepare: ModuleType, tmp_path: Path, monkeypatch
     assert prepare.wrong_jars(tmp_path / "our [own] folder" / "jars", jars) == []
 
 
-@pytest.mark.real
 @pytest.mark.spark
 def test_a_job_runs_with_its_settings_and_its_exit_code_comes_back(copy: Copy, tmp_path: Path) -> None:
     """With blanks in every path, no HOME, a secret from a variable, and nothing left behind in the working folder."""
