@@ -405,7 +405,8 @@ class Cluster:
         if not file.exists():
             return None
         known = json.loads(file.read_text())
-        return known["pid"] if _started(known["pid"]) == known["started"] else None
+        ours = known["started"] and _started(known["pid"]) == known["started"]  # null: it ended at once
+        return int(known["pid"]) if ours else None
 
     def start(self, daemon: Daemon) -> None:
         if self.pid(daemon.name):
