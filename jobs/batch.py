@@ -34,13 +34,13 @@ def run(given: argparse.Namespace, conf: Conf) -> int:
         progress = Progress(run_id)
         pipeline = Pipeline(open_session(conf, "batch"), conf, run_id, "batch", progress)
         if given.release:
-            progress.say(f"{requeue.release(pipeline, given.release)} rows are released; --requeue takes them through")
+            progress.say(f"released now: {requeue.release(pipeline, given.release)}; --requeue takes them through")
         if given.repair:
-            progress.say(f"{requeue.repair(pipeline, given.repair)} rows are repaired; --requeue takes them through")
+            progress.say(f"repaired now: {requeue.repair(pipeline, given.repair)}; --requeue takes them through")
         if given.requeue:
             requeue.requeue(pipeline)
         if given.requeue or not (given.release or given.repair):
-            pipeline.transform(given.datasets)
+            job.summary(pipeline.transform(given.datasets), conf, None)
     return job.end(pipeline.outcome)
 
 

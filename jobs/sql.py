@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 
-from drivetrain import job
+from drivetrain import job, sqltext
 from drivetrain.contracts import Conf
 
 PROMPT = "sql> "
@@ -29,15 +29,20 @@ def arguments() -> argparse.ArgumentParser:
 def statements() -> Iterator[str]:
     """Statements of a shell or of stdin, each ended by a semicolon."""
     text, asking = "", sys.stdin.isatty()
+    if asking:
+        print("A semicolon ends a statement; show tables; lists the tables; exit; leaves.", file=sys.stderr)
     while True:
         if asking:
             print(PROMPT if not text else "...> ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
-        text += line
-        while ";" in text or (not line and text.strip()):
-            statement, _, text = text.partition(";")
-            if statement.strip():
-                yield statement.strip()
+        whole, text = sqltext.statements(text + line)
+        if not line:
+            whole, text = [*whole, text], ""
+        text = text if text.strip() else ""
+        for statement in filter(str.strip, whole):
+            if statement.lower() in ("exit", "quit"):
+                return
+            yield statement
         if not line:
             return
 

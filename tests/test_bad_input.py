@@ -339,6 +339,17 @@ def test_an_expression_that_raises(spark: Any, tmp_path: Path) -> None:
     tiny.nothing_is_lost("lines")
 
 
+def test_errors_of_javas_own(spark: Any, tmp_path: Path) -> None:
+    """Some functions raise what is no error class of SQL: it counts as one all the same."""
+    tiny = Tiny(spark, tmp_path)
+    moment = {"logicalType": "timestamp", "transformLogic": "timestamp_millis(try_cast(ms AS bigint))"}
+    tiny.dataset("lines", {"id": KEY, "moment": moment})
+    tiny.land("lines/1.csv", "id,ms", "good,0", "nanoseconds,9223372036854775807")
+    assert tiny.run().problems == []
+    assert tiny.rows("silver/lines", "id", "unix_millis(moment)") == [("good", 0)]
+    assert tiny.quarantined("lines", "rule") == [("transform",)]
+
+
 def test_names_and_values_that_meet_our_own(spark: Any, tmp_path: Path) -> None:
     """A feed may have columns named as Drivetrain's own, and values that hold its separators."""
     tiny = Tiny(spark, tmp_path)

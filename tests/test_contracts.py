@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivetrain.contracts import Column, CycleError, Dataset, GoldTable, Options, Rule, build_order, digest
+from drivetrain.contracts import Column, CycleError, Dataset, GoldTable, Options, Rule, build_order, castable, digest
 
 TYPES = {"id": "string", "at": "bigint", "value": "string"}
 
@@ -44,6 +44,25 @@ def make_dataset(*columns: Column, **changes: Any) -> Dataset:
         "where": "conf/datasets/feed.yaml:1",
     }
     return Dataset(**{**plain, **changes})
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("string", ("", "x"), ()),
+        ("boolean", ("true", "False"), ("1", "yes")),
+        ("tinyint", ("127", "-128", "+1"), ("128", "-129", "1.0", "1_0", "")),
+        ("bigint", ("9223372036854775807", "-9223372036854775808"), ("9223372036854775808", "1e3")),
+        ("decimal(4,2)", ("99.99", "-1.5", "1e1", ".5"), ("100", "1.234", "NaN", "1_0", "inf")),
+        ("double", ("1.5", "-1e300", "7"), ("1e999", "nan", "1_0", "x", "1d")),
+        ("date", ("2026-02-28",), ("2026-02-29", "20260228", "2026-W01-1", "2026-2-8")),
+        ("timestamp", ("2026-02-28", "2026-02-28T10:00:00Z", "2026-02-28 10:00:00.5"), ("2026-02-28T25:00:00",)),
+        ("timestamp_ntz", ("2026-02-28 10:00:00",), ("2026-02-30 10:00:00",)),
+    ],
+)  # fmt: skip
+def test_texts_that_are_values_of_a_type(kind: str, good: tuple[str, ...], bad: tuple[str, ...]) -> None:
+    assert [text for text in good if not castable(text, kind)] == []
+    assert [text for text in bad if castable(text, kind)] == []
 
 
 def make_gold(name: str, *inputs: str, **changes: Any) -> GoldTable:

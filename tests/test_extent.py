@@ -46,12 +46,21 @@ def test_no_like_row_is_left_out(spark: Any, seed: int) -> None:
 def test_what_it_holds(spark: Any) -> None:
     rows = spark.createDataFrame([("b", 2, None), ("a", 9, None)], "text string, whole bigint, day date")
     reach = extent(rows, ["text", "whole", "day"])
-    assert reach == Extent(2, {"text": ("a", "b"), "whole": (2, 9)}), "a column of NULLs has no bounds"
+    assert reach == Extent(2, {"text": ("string", "a", "b"), "whole": ("bigint", "2", "9")}), "NULLs have no bounds"
     assert not Extent(10**6, {}).few
     others = [("a", 1), ("a", 2), ("b", 9), ("c", 5), (None, 5), ("b", None), ("A", 5)]
     table = spark.createDataFrame(others, "text string, n int")
     kept = table.where(reach.covers({"text": F.col("text"), "whole": F.col("n"), "other": F.col("n")})).collect()
     assert sorted(map(tuple, kept), key=str) == sorted([("a", 2), ("b", 9), (None, 5), ("b", None)], key=str)
+
+
+def test_dates_that_python_does_not_have(spark: Any) -> None:
+    days = [f"date'{day}'" for day in ("0001-01-01", "0000-01-01", "9999-12-31", "+12345-01-01", "-0044-03-15")]
+    table = spark.range(1).select(F.explode(F.array(*map(F.expr, days))).alias("day"))
+    kept = table.where(extent(table, ["day"]).covers({"day": F.col("day")}))
+    assert kept.count() == 5
+    first = table.where("day = date'0000-01-01'")
+    assert table.where(extent(first, ["day"]).covers({"day": F.col("day")})).count() == 1
 
 
 def test_pages_are_skipped(spark: Any, tmp_path: Path) -> None:

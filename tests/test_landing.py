@@ -90,6 +90,7 @@ def test_what_is_no_readable_file_stops_no_other(tmp_path: Path, monkeypatch: py
     put(tmp_path, "good.csv")
     put(tmp_path, "closed/a.csv")
     put(tmp_path, "two\nlines.csv")
+    put(tmp_path, "売上\u3000\u202f2024 \u200d.csv")
     (tmp_path / os.fsdecode(b"latin-\xe9.csv")).write_bytes(b"id,at,value\n")
     os.mkfifo(tmp_path / "pipe.csv")
     real = os.scandir
@@ -104,7 +105,7 @@ def test_what_is_no_readable_file_stops_no_other(tmp_path: Path, monkeypatch: py
     found = {file.name: file for file in inspect_all(dataset, arrivals(dataset, 0))}
     rules = {name: file.rule for name, file in found.items() if isinstance(file, Rejected)}
     assert rules == {"closed": "no_permission", r"latin-\udce9.csv": "file_name", r"two\nlines.csv": "file_name"}
-    assert isinstance(found["good.csv"], Landed) and len(found) == 4
+    assert isinstance(found["good.csv"], Landed) and len(found) == 5
     assert found["closed"].reason.startswith("the folder closed may not be listed")  # type: ignore[union-attr]
 
 

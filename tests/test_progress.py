@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 
 from drivetrain.ops import Step, now
 from drivetrain.progress import Progress
@@ -62,3 +64,17 @@ def test_what_is_said_is_shown_as_it_is() -> None:
     stream = Terminal()
     Progress("r", stream).say("a[red]b[/red].csv and [/] and [link=x]")
     assert "a[red]b[/red].csv and [/] and [link=x]" in stream.getvalue()
+
+
+def test_nobody_listens() -> None:
+    """A pipe that is closed at its other end does not end the run."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", buffering=1) as stream:
+        progress = Progress("r1", stream=stream)
+        progress.begin("silver", "orders")
+        progress.say("something")
+        progress.end(Step("r1", "etl", "silver", "orders", now()))
+        with contextlib.suppress(OSError):
+            stream.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)

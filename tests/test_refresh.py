@@ -65,3 +65,31 @@ def test_a_refresh_equals_a_full_build(spark: Any, tmp_path: Path, monkeypatch: 
         whole = gold.build(spark, table, {"sales": tiny.frame("silver/sales")})
         assert tiny.rows("gold/totals", *whole.columns) == sorted(map(tuple, whole.collect()), key=str)
     assert len(refreshed) == 3, "every run after the first refreshes"
+
+
+@pytest.mark.spark
+def test_old_dates_and_names_in_another_case(spark: Any, tmp_path: Path) -> None:
+    """Groups by days that Python writes otherwise than Spark, or does not have at all, under a name in capitals."""
+    tiny = Tiny(spark, tmp_path)
+    columns = {"id": KEY, "day": {"logicalType": "date", "logicalTypeOptions": {"format": "yyyyMMdd"}}}
+    tiny.dataset("sales", columns)
+    tiny.gold("totals", "SELECT day AS Day, COUNT(*) AS sales FROM sales GROUP BY day", ["day"])
+    for run, day in enumerate(("20260101", "00010101", "00000101", "20260102")):
+        tiny.land(f"sales/{run}.csv", "id,day", f"{run},{day}", f"x{run},20260101")
+        assert tiny.run().problems == []
+    found = tiny.rows("gold/totals", "cast(day AS string)", "sales")
+    assert found == [("0000-01-01", 1), ("0001-01-01", 1), ("2026-01-01", 5), ("2026-01-02", 1)]
+
+
+@pytest.mark.spark
+def test_personal_keys_stay_out_of_deltas_log(spark: Any, tmp_path: Path) -> None:
+    tiny = Tiny(spark, tmp_path)
+    columns = {"email": {**KEY, "classification": "personal"}, "n": WHOLE}
+    tiny.dataset("people", columns, sequence="n")
+    tiny.gold("counts", "SELECT email, MAX(n) AS n FROM people GROUP BY email", ["email"])
+    for n in (1, 2):
+        tiny.land(f"people/{n}.csv", "email,n", f"ann@example.org,{n}", f"bob@example.org,{n}")
+        assert tiny.run().problems == []
+    assert tiny.rows("gold/counts", "email", "n") == [("ann@example.org", 2), ("bob@example.org", 2)]
+    logs = list((tiny.home / "warehouse" / "silver").glob("**/_delta_log/*.json"))
+    assert logs and not [file for file in logs if "example.org" in file.read_text()]

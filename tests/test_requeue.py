@@ -60,9 +60,10 @@ def through(tiny: Tiny) -> Outcome:
 
 def test_back_once(tiny: Tiny, tmp_path: Path) -> None:
     assert requeue.release(tiny.pipeline(), "rule = 'low' AND raw LIKE '%low%' OR rule = 'empty_file'") == 3
-    with pytest.raises(DrivetrainError, match="no open row of quarantine has the id unknown"):
+    with pytest.raises(DrivetrainError, match="no row of quarantine has the id unknown"):
         repair(tiny, kind="kind,6", unknown="z,1")
     assert repair(tiny, kind="kind,7", bytes="bytes,8", short="short") == 3
+    assert repair(tiny, kind="kind,9") == 0, "said again, as after a crash: what is on its way stays as it is"
     assert tiny.rows("silver/keyed", "id") == [("a",)], "only marked as yet"
     outcome = through(tiny)
     assert outcome.problems == []

@@ -201,3 +201,19 @@ def test_output_and_lineage() -> None:
         "one": [],
     }
     assert sqltext.output_columns(sqltext.select("SELECT * FROM people"), SCHEMA) == ["id", "name"]
+
+
+@pytest.mark.parametrize(
+    ("text", "whole", "rest"),
+    [
+        ("select 1; select 2", ["select 1"], " select 2"),
+        ("select 'a;b' as x;", ["select 'a;b' as x"], ""),
+        ("select 1 -- one; two\n;", ["select 1 -- one; two"], ""),
+        ("select /* ; */ 1;\n", ["select /* ; */ 1"], "\n"),
+        ("select `a;b` from t;;", ["select `a;b` from t", ""], ""),
+        ("select 'open;", [], "select 'open;"),
+        ("", [], ""),
+    ],
+)
+def test_statements(text: str, whole: list[str], rest: str) -> None:
+    assert sqltext.statements(text) == (whole, rest)

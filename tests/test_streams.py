@@ -67,6 +67,21 @@ def test_a_terminal_is_seen() -> None:
     assert "talk True True" in said
 
 
+def test_a_pipe_whose_writer_has_gone_is_empty(tmp_path: Path) -> None:
+    """Opening it again would wait for a writer."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    held = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    done = subprocess.run(words(), stdin=held, capture_output=True, text=True, env=ENVIRONMENT, check=True, timeout=30)
+    os.close(held)
+    assert done.stdout == "data \n"
+
+
+def test_a_closed_stream_is_no_reason_to_fail() -> None:
+    command = f"{sys.executable} -c 'from drivetrain import streams; streams.offer(); streams.take()' <&- >&-"
+    assert subprocess.run(["bash", "-c", command], env=ENVIRONMENT, timeout=30).returncode == 0
+
+
 def test_an_offer_of_another_process_is_not_taken() -> None:
     driver = "import os; from drivetrain import streams; streams.take(); print('kept')"
     done = subprocess.run(

@@ -34,9 +34,11 @@ def profile(texts: DataFrame) -> dict[str, dict[str, Any]]:
 
 def _figures(values: pd.Series[Any]) -> dict[str, Any]:
     there = values.dropna().astype(str)
-    edges = (str(there.min())[:SHOWN], str(there.max())[:SHOWN]) if len(there) else (None, None)
-    figures = {"sampled": len(values), "nulls": len(values) - len(there), "kind": _kind(there)}
-    return {**figures, "smallest": edges[0], "largest": edges[1]}
+    kind = _kind(there)
+    order = pd.to_numeric(there) if kind in ("integer", "number") else there
+    ranked = there.iloc[order.argsort()].str[:SHOWN] if len(there) else pd.Series([None])
+    figures = {"sampled": len(values), "nulls": len(values) - len(there), "kind": kind}
+    return {**figures, "smallest": ranked.iloc[0], "largest": ranked.iloc[-1]}
 
 
 def _kind(there: pd.Series[Any]) -> str:

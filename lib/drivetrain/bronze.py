@@ -51,8 +51,8 @@ def log_files(spark: SparkSession, files: Sequence[Landed], load: Load) -> DataF
 
 
 def file_entries(log: DataFrame) -> DataFrame:
-    """_file, _layout, _load, raw of every file that the log has taken."""
-    return log.where(F.col("_entry") == "file").select("_file", "_layout", "_load", "raw")
+    """_file, _layout, _load, _run, raw of every file that the log has taken."""
+    return log.where(F.col("_entry") == "file").select("_file", "_layout", "_load", "_run", "raw")
 
 
 def records(log: DataFrame, after: int) -> DataFrame:

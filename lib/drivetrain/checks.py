@@ -174,7 +174,8 @@ def explained(rows: DataFrame) -> DataFrame:
 def measure(rows: DataFrame, rules: Sequence[contracts.Rule]) -> list[Measured]:
     """The measure of each rule on ``rows``: one pass for all that are aggregates, one query for each other SQL rule."""
     queries = [rule for rule in rules if rule.query and rule.predicate is None]
-    aggregates, types = [rule for rule in rules if rule not in queries], dict(rows.dtypes)
+    aggregates = [rule for rule in rules if rule not in queries]
+    types = {name.lower(): kind for name, kind in rows.dtypes}  # a gold query may write them in any case
     values: dict[str, float | None] = {}
     if aggregates:
         try:

@@ -81,7 +81,9 @@ def load(conf_dir: Path, env: str, environ: Mapping[str, str] | None = None, set
     gold = _gold(conf_dir / "gold", whole, all(datasets), problems)
     if problems or settings is None:
         raise ConfError(*problems)
-    return Conf(settings, whole, {table.name: table for table in gold}, env, Path(os.path.abspath(conf_dir)))
+    return Conf(
+        settings, whole, {table.name: table for table in gold}, env, Path(os.path.abspath(conf_dir)), tuple(sets)
+    )
 
 
 def _files(folder: Path, suffix: str, problems: list[Problem]) -> list[Path]:
@@ -235,12 +237,15 @@ def _gold_table(
     for unknown in [table for table in inputs if table not in schema]:
         if datasets_whole:
             in_sql.add("unknown-table", (), f"no dataset or gold table is named {unknown!r}", nearest(unknown, schema))
+    model = None
     try:
         model = GoldModel.model_validate(document)
+        check_standard(model.checks, found, "DataQualityChecks", ("checks",))
     except ValidationError as error:
         found.add_pydantic(error, (), GoldModel, {})
-        return None
-    if len(problems) > before or not datasets_whole or any(table not in schema for table in inputs):
+    if model and not query.is_star:
+        _check_key(model.key, query.named_selects, found)
+    if not datasets_whole or any(table not in schema for table in inputs):
         return None
     complaint = sqltext.unknown_columns(query, schema)
     if complaint:
@@ -251,12 +256,9 @@ def _gold_table(
     columns = sqltext.output_columns(query, schema)
     for column in columns:
         check_name(column, (), f"column of {name}:", in_sql)
-    for i, column in [(i, column) for i, column in enumerate(model.key) if column not in columns]:
-        found.add(
-            "unknown-column", ("key", i), f"the key names no column of the query: {column!r}", nearest(column, columns)
-        )
-    check_standard(model.checks, found, "DataQualityChecks", ("checks",))
-    if len(problems) > before:
+    if model and query.is_star:
+        _check_key(model.key, columns, found)
+    if model is None or len(problems) > before:
         return None
     rules = read_rules(
         model.checks, ("checks",), None, dict.fromkeys(columns, "string"), found, ("flag", "stop"), "stop"
@@ -272,6 +274,14 @@ def _gold_table(
         owner=model.owner, key=model.key, rules=tuple(rules), freshness_hours=_hours(model.sla.freshness),
         lineage=sources, where=shown(sql_path),
     )  # fmt: skip
+
+
+def _check_key(key: Sequence[str], columns: Sequence[str], found: Findings) -> None:
+    known = [column.lower() for column in columns]
+    for i, column in enumerate(key):
+        if column not in known:
+            what = f"the key names no column of the query: {column!r}"
+            found.add("unknown-column", ("key", i), what, nearest(column, known))
 
 
 def _hours(text: str | None) -> float | None:

@@ -7,6 +7,7 @@ import json
 import math
 import operator
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -20,6 +21,9 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 META_COLUMNS: Final = ("_file", "_block", "_line", "_load")
 BUILT_IN_CHECKS: Final = ("key_unique", "key_not_null")
 SCD2_COLUMNS: Final = ("valid_from", "valid_to", "is_current")
+DEFAULT_CONF: Final = Path(__file__).resolve().parents[2] / "conf"
+ISO_DATE: Final = r"\d{4}-\d{2}-\d{2}"
+ISO_TIME: Final = r"([T ]\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})?)?"
 DATE_FIELDS: Final = ("yyyy", "MM", "dd")
 TIME_FIELDS: Final = ("HH", "mm", "ss")
 INTEGER_BITS: Final = {"tinyint": 8, "smallint": 16, "int": 32, "bigint": 64}
@@ -130,6 +134,11 @@ class Dataset:
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
 
+    def is_open(self, name: str) -> bool:
+        """Whether values of silver's column may stand where everybody reads: in logs, plans and statistics."""
+        private = ("personal", "restricted")
+        return all(column.name != name or column.classification not in private for column in self.columns)
+
     @cached_property
     def feed_columns(self) -> tuple[str, ...]:
         """The columns that the feed itself has, in the order of the contract."""
@@ -206,6 +215,14 @@ class Conf:
     gold: Mapping[str, GoldTable]
     env: str
     conf_dir: Path
+    sets: tuple[str, ...] = ()
+
+    def command(self, job: str) -> str:
+        """How a person calls a job on this same conf."""
+        words = ["./spark-submit.sh", job]
+        words += [] if self.env == "local" else ["--env", self.env]
+        words += [] if self.conf_dir == DEFAULT_CONF else ["--conf-dir", str(self.conf_dir)]
+        return shlex.join([*words, *[word for text in self.sets for word in ("--set", text)]])
 
 
 def fixed_places(pattern: str) -> list[str] | None:
@@ -222,11 +239,17 @@ def castable(text: str, kind: str) -> bool:
         return text.lower() in ("true", "false")
     if kind == "string":
         return True
+    if kind == "date" or kind.startswith("timestamp"):
+        form = ISO_DATE if kind == "date" else ISO_DATE + ISO_TIME
+    else:
+        form = r"[+-]?\d+" if kind in INTEGER_BITS else r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+    if not re.fullmatch(form, text):
+        return False
     try:
         if kind == "date":
             date.fromisoformat(text)
         elif kind.startswith("timestamp"):
-            datetime.fromisoformat(text)
+            datetime.fromisoformat(text[:19])
         elif kind in INTEGER_BITS:
             limit = 1 << INTEGER_BITS[kind] - 1
             return -limit <= int(text) < limit

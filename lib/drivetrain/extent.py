@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Final
+from typing import Final
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -21,10 +21,11 @@ ORDERED: Final = ("string", "tinyint", "smallint", "int", "bigint", "decimal", "
 
 @dataclass(frozen=True)
 class Extent:
-    """Number of rows, and column -> (least, greatest) of those columns that have an order."""
+    """Number of rows, and column -> (type, least, greatest) of those columns that have an order; values as Spark's
+    text, since Python has no year 0 or 10000."""
 
     rows: int
-    bounds: Mapping[str, tuple[Any, Any]]
+    bounds: Mapping[str, tuple[str, str, str]]
 
     @property
     def few(self) -> bool:
@@ -34,7 +35,10 @@ class Extent:
     def covers(self, values: Mapping[str, Column]) -> Column:
         """True for a row whose ``values`` (by our columns' names) lie within the bounds, or are NULL."""
         known = [(value, *self.bounds[name]) for name, value in values.items() if name in self.bounds]
-        within = [value.isNull() | value.between(F.lit(low), F.lit(high)) for value, low, high in known]
+        within = [
+            value.isNull() | value.between(F.lit(low).cast(kind), F.lit(high).cast(kind))
+            for value, kind, low, high in known
+        ]
         return reduce(Column.__and__, within, F.lit(True))
 
 
@@ -42,7 +46,7 @@ def extent(rows: DataFrame, columns: Sequence[str]) -> Extent:
     """The extent of ``rows`` in those columns, by one Spark job."""
     types = dict(rows.dtypes)
     ordered = [name for name in columns if types[name].split("(")[0] in ORDERED]
-    edges = [edge(name).alias(f"{edge.__name__}_{name}") for name in ordered for edge in (F.min, F.max)]
+    edges = [edge(name).cast("string").alias(f"{edge.__name__}_{name}") for name in ordered for edge in (F.min, F.max)]
     found = rows.agg(F.count(F.lit(1)).alias("rows"), *edges).collect()[0]
-    bounds = {name: (found[f"min_{name}"], found[f"max_{name}"]) for name in ordered}
-    return Extent(found["rows"], {name: edges for name, edges in bounds.items() if edges[0] is not None})
+    bounds = {name: (types[name], found[f"min_{name}"], found[f"max_{name}"]) for name in ordered}
+    return Extent(found["rows"], {name: bound for name, bound in bounds.items() if bound[1] is not None})

@@ -149,7 +149,8 @@ def summary(outcome: Outcome, conf: Conf, page: Path | None) -> None:
         print(f"Published: {', '.join(f'gold.{name}' for name in outcome.published)}")
     print(f"Tables:    {conf.settings.warehouse}/{{bronze,silver,gold,ops}}, quarantine")
     example = next(iter(outcome.published or conf.gold or conf.datasets), "orders")
-    print(f'Query:     ./spark-submit.sh sql "select * from {example} limit 10"')
-    print('Why not:   ./spark-submit.sh sql "select dataset, rule, count(*) n from ops.quarantine group by all"')
+    sql = conf.command("sql")
+    print(f'Query:     {sql} "select * from {example} limit 10"')
+    print(f'Why not:   {sql} "select dataset, rule, count(*) n from ops.quarantine group by all"')
     if page:
         print(f"Report:    {page}")

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import time
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,9 @@ def _files(folder: Path) -> Iterator[tuple[Path, int, os.stat_result]]:
                     yield Path(entry.path), there.st_size, there
             except FileNotFoundError:
                 continue
+            except PermissionError:  # the folder can be listed, but not gone into
+                yield folder, -1, folder.stat()
+                return
 
 
 def inspect_all(dataset: Dataset, files: Iterable[Arrival]) -> list[Landed | Rejected]:
@@ -139,7 +143,7 @@ def inspect(dataset: Dataset, file: Arrival) -> Landed | Rejected:
 
     if file.size < 0:
         return reject("no_permission", f"the folder {file.name} may not be listed: chmod it, or run as a user who may")
-    if not file.name.isprintable():
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in file.name):
         plain = file.name.encode("unicode_escape").decode()
         what = f"the name of {plain} holds a control character, or is not UTF-8: rename it"
         return Rejected(plain, file.size, file.modified, "file_name", what)

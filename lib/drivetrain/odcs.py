@@ -209,7 +209,11 @@ def check_standard(document: Any, found: Findings, part: str | None = None, at: 
                     found.add("unknown-key", [*place, name], f"ODCS knows no key {name!r} here", nearest(name, known))
                 told.add((*place, name))
         else:
-            found.add("odcs", place, f"ODCS: {error.message[:200]}", "see the standard, or docs/contracts.md")
+            fix = "see the standard, or docs/contracts.md"
+            if error.validator == "enum":
+                options: Any = error.validator_value
+                fix = nearest(str(error.instance), map(str, options), f"{fix}; did you mean")
+            found.add("odcs", place, f"ODCS: {error.message[:200]}", fix)
 
 
 def extras(items: Any, at: Path_, model: type[Model], found: Findings) -> Any:
@@ -231,7 +235,8 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
     """The contract as a Dataset, or None where it has errors (which are in ``found``)."""
     before = len(found.problems)
     check_standard(document, found)
-    if len(found.problems) > before or not isinstance(document, dict):
+    malformed = any(problem.code == "odcs" for problem in found.problems[before:])
+    if malformed or not isinstance(document, dict):  # a key too many does not keep the rest from being checked
         return None
     schema = (document.get("schema") or [{}])[0]
     name = str(schema.get("name"))

@@ -50,7 +50,6 @@ class Pipeline:
         self.outcome, self.steps = Outcome(run), ops.Steps(spark, run, job)
         self.listings: dict[str, str] = {}
         self.looked_into: dict[str, tuple[list[Landed], list[Rejected]]] = {}
-        self.loaded: set[tuple[str, str]] = set()  # (dataset, file)
         self.known_files: dict[str, dict[str, list[Landed]]] = {}
 
     def table(self, layer: str, name: str) -> Table:
@@ -172,12 +171,13 @@ class Pipeline:
     def taken(self, dataset: Dataset) -> dict[str, list[Landed]]:
         """What the log says of files, by name, in the order of their loads; read once a run."""
         if dataset.name not in self.known_files:
-            files = self.known_files[dataset.name] = {}
+            files: dict[str, list[Landed]] = {}
             log = self.table("bronze", dataset.name)
             entries = bronze.file_entries(log.read()).collect() if log.exists() else []
             for row in sorted(entries, key=lambda entry: entry["_load"]):
                 file = bronze.landed(row["raw"])
                 files.setdefault(file.name, []).append(file)
+            self.known_files[dataset.name] = files
         return self.known_files[dataset.name]
 
     def load(self, dataset: Dataset, files: Sequence[Landed]) -> None:
@@ -188,11 +188,12 @@ class Pipeline:
             rows = records.unionByName(bronze.log_files(self.spark, files, load))
             metadata = {"run": load.run, "listing": self.listings.get(dataset.name), "files": len(files)}
             known = self.taken(dataset)
+            del self.known_files[dataset.name]  # if the append fails, or its end is not seen, the log is asked again
             log.append(rows, Txn(dataset.name, load.number), metadata, bronze.PROPERTIES)
+            for file in files:
+                known.setdefault(file.name, []).append(file)
+            self.known_files[dataset.name] = known
             step.rows = log.rows_written(log.version()) - len(files)
-        for file in files:
-            known.setdefault(file.name, []).append(file)
-            self.loaded.add((dataset.name, file.name))
         for file in files:
             if changed(file):
                 self.outcome.notes.append(
@@ -238,12 +239,25 @@ class Pipeline:
             self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES)
 
     def mark_loaded(self) -> None:
-        """A file that was rejected once, and has been taken now, is no longer open in quarantine."""
-        if not self.loaded or not self.quarantine.exists():
+        """A file that was rejected once and has been taken since is no longer open in quarantine; nor is a folder that
+        could not be listed, once a file of it has been taken."""
+        if not self.steps.done or not self.quarantine.exists():
             return
         open_ = self.quarantine.read().where("state = 'open' AND _load IS NULL")
-        rows = open_.select("quarantine_id", "dataset", "_file").collect()
-        ids = [row["quarantine_id"] for row in rows if (row["dataset"], row["_file"]) in self.loaded]
+        ids = []
+        rows = open_.select("quarantine_id", "dataset", "_file", "_run").collect()
+        for name in {row["dataset"] for row in rows} & set(self.conf.datasets):
+            mine = [row for row in rows if row["dataset"] == name]
+            log, oldest = self.table("bronze", name), min(row["_run"] for row in mine)
+            if not log.exists():
+                continue
+            entries = bronze.file_entries(log.read()).where(F.col("_run") > oldest)
+            since = entries.select("_file", "_run").collect()
+            ids += [
+                row["quarantine_id"]
+                for row in mine
+                if any(run > row["_run"] and f"{file}/".startswith(f"{row['_file']}/") for file, run in since)
+            ]
         if ids:
             listed = ", ".join(f"'{quarantine_id}'" for quarantine_id in ids)
             txn = Txn(f"loaded:{self.outcome.run}", 1)
@@ -270,9 +284,9 @@ class Pipeline:
             staged = self.stage(dataset, log.read(loads.bronze_version), loads, folder)
             held = None
             if loads.silver_version >= 0 and self.may_be_known(dataset):
-                first = silver.match_columns(dataset)[0]
-                reach = extent(staged.where(F.col("_rule").isNull()), [first])
-                held = table.read(loads.silver_version).where(reach.covers({first: F.col(first)}))
+                near = [name for name in silver.match_columns(dataset)[:1] if dataset.is_open(name)]
+                reach = extent(staged.where(F.col("_rule").isNull()), near)
+                held = table.read(loads.silver_version).where(reach.covers({name: F.col(name) for name in near}))
                 staged = silver.against(staged, held, dataset, reach.few).persist()
             try:
                 step.rows = self.commit(dataset, staged, held, loads)
@@ -421,7 +435,7 @@ class Pipeline:
                 )
         else:
             on = dataset.identity if dataset.history == "scd2" else dataset.key
-            table.merge(rows, on, txn, metadata)
+            table.merge(rows, on, [name for name in on if dataset.is_open(name)], txn, metadata)
 
     # --- the unified table: raw columns of several feeds by name ---
 
@@ -507,12 +521,13 @@ class Pipeline:
         built = next((m for _, m in target.commits()), None) if target.exists() else None
         if by is None or by.table not in self.conf.datasets or built is None or built["query"] != table.fingerprint:
             return gold.build(self.spark, table, inputs)
+        dataset = self.conf.datasets[by.table]
         source_, read = self.table("silver", by.table), built["read"][by.table]
         touched = refresh.touched(source_, read, pinned[by.table], by) if read >= 0 else None
         if touched is None:
             return gold.build(self.spark, table, inputs)
         changed_ = self.written(touched, folder)
-        part = gold.build(self.spark, table, {by.table: refresh.restricted(inputs[by.table], changed_, by)})
+        part = gold.build(self.spark, table, {by.table: refresh.restricted(inputs[by.table], changed_, by, dataset)})
         return refresh.replaced(target.read(), part, changed_, table.key)
 
     def input(self, name: str, version: int) -> DataFrame:
@@ -629,8 +644,7 @@ class Logged:
 
 def _statistics(dataset: Dataset) -> dict[str, str]:
     """Personal data stays out of the minima and maxima in Delta's log."""
-    able = [column for column in dataset.columns if column.type != "boolean"]
-    open_ = [column.name for column in able if column.classification not in ("personal", "restricted")]
+    open_ = [column.name for column in dataset.columns if column.type != "boolean" and dataset.is_open(column.name)]
     return {"delta.dataSkippingStatsColumns": ",".join([*open_[:28], "_file", "_load"])}
 
 

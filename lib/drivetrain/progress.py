@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TextIO
 
@@ -15,7 +17,10 @@ from drivetrain.ops import Step
 
 
 class Progress:
-    """On a terminal a live line for the running step and a plain one for each that ended; elsewhere JSON lines."""
+    """On a terminal a live line for the running step and a plain one for each that ended; elsewhere JSON lines.
+
+    A run does not end because nobody listens any more: what cannot be said is left out.
+    """
 
     def __init__(self, run: str, stream: TextIO = sys.stderr) -> None:
         self.run, self.stream = run, stream
@@ -25,23 +30,25 @@ class Progress:
     def begin(self, step: str, dataset: str) -> None:
         if self.console:
             self.status = self.console.status(f"{step:8} {dataset}")
-            self.status.start()
+            with suppress(OSError):
+                self.status.start()
 
     def end(self, step: Step) -> None:
-        if not self.console:
-            self._log(step=step.step, dataset=step.dataset, rows=step.rows, seconds=step.seconds, failed=step.failed)
-            return
         if self.status:
-            self.status.stop()
+            with suppress(OSError):
+                self.status.stop()
         mark = "[red]✗[/red]" if step.failed else "[green]✓[/green]"
-        self.console.print(f"{mark} {step.step:8} {step.dataset:24} {step.rows:>12,} rows {step.seconds:8.1f} s")
+        line = f"{mark} {step.step:8} {step.dataset:24} {step.rows:>12,} rows {step.seconds:8.1f} s"
+        fields = ("step", "dataset", "rows", "seconds", "failed")
+        self._tell(line, {name: getattr(step, name) for name in fields})
 
     def say(self, text: str) -> None:
-        if self.console:
-            self.console.print(f"[yellow]⚠[/yellow] {escape(text)}", markup=True, soft_wrap=True)
-        else:
-            self._log(note=text)
+        self._tell(f"[yellow]⚠[/yellow] {escape(text)}", {"note": text})
 
-    def _log(self, **fields: object) -> None:
+    def _tell(self, line: str, fields: Mapping[str, object]) -> None:
         at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        print(json.dumps({"at": at, "run": self.run, **fields}), file=self.stream, flush=True)
+        with suppress(OSError):
+            if self.console:
+                self.console.print(line, soft_wrap=True)
+            else:
+                print(json.dumps({"at": at, "run": self.run, **fields}), file=self.stream, flush=True)

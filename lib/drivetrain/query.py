@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import sqlglot
@@ -19,6 +20,9 @@ from drivetrain.sink import Table
 SEARCHED = ("gold", "silver", "default", "ops", "bronze")
 
 
+logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of SHOW, which is Spark's to parse
+
+
 class Queries:
     """A session in which tables are known as they are named; a name without a database is gold's, then silver's."""
 
@@ -32,6 +36,8 @@ class Queries:
         Raises:
             DrivetrainError: the statement writes, names an unknown table, or fails.
         """
+        if statement.strip().rstrip(";").lower().split() == ["show", "tables"]:
+            return ["database", "table"], (key for key in sorted(self.places) if self.there(key))
         self.prepare(statement)
         try:
             frame = self.spark.sql(statement)
@@ -44,7 +50,7 @@ class Queries:
         try:
             parsed = sqlglot.parse_one(statement, read="spark")
         except sqlglot.errors.SqlglotError as error:
-            raise _problem(str(error).splitlines()[0], "correct the statement") from None
+            raise _problem(str(error).splitlines()[0], "write one SELECT, SHOW or DESCRIBE in Spark SQL") from None
         words = statement.split()
         if not (isinstance(parsed, exp.Query | exp.Describe) or words[0].upper() == "SHOW"):
             raise _problem(f"{words[0].upper()} is not run here", "sql only reads: SELECT, SHOW or DESCRIBE")

@@ -10,7 +10,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from drivetrain import sqltext
-from drivetrain.contracts import GoldTable
+from drivetrain.contracts import Dataset, GoldTable
 from drivetrain.extent import extent
 from drivetrain.sink import Table
 
@@ -38,10 +38,11 @@ def touched(silver: Table, after: int, upto: int, by: Groups) -> DataFrame | Non
     return silver.changes(after + 1, upto).select(*_columns(by)).distinct()
 
 
-def restricted(silver: DataFrame, changed: DataFrame, by: Groups) -> DataFrame:
+def restricted(silver: DataFrame, changed: DataFrame, by: Groups, dataset: Dataset) -> DataFrame:
     """Silver's rows of the changed groups, all of them."""
-    reach = extent(changed, list(by.columns))
-    near = silver.where(reach.covers({name: F.expr(text) for name, text in by.columns.items()}))
+    open_ = {name: text for name, text in by.columns.items() if all(map(dataset.is_open, sqltext.columns(text)))}
+    reach = extent(changed, list(open_))
+    near = silver.where(reach.covers({name: F.expr(text) for name, text in open_.items()}))
     named = changed.select(*[F.col(name).alias(f"_g_{name}") for name in by.columns])
     same = [F.expr(text).eqNullSafe(F.col(f"_g_{name}")) for name, text in by.columns.items()]
     return near.join(F.broadcast(named) if reach.few else named, reduce(Column.__and__, same), "left_semi")

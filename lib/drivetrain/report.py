@@ -102,10 +102,11 @@ class GoldInfo:
     age_hours: float | None = None
     sample: tuple[tuple[str | None, ...], ...] = ()
     series: Series | None = None
+    command: str = "./spark-submit.sh sql"
 
     @property
     def query(self) -> str:
-        return f'./spark-submit.sh sql "select * from gold.{self.name} limit 100"'
+        return f'{self.command} "select * from gold.{self.name} limit 100"'
 
     @property
     def late(self) -> bool:
@@ -133,6 +134,7 @@ class Report:
     gold: tuple[GoldInfo, ...] = ()
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    command: str = "./spark-submit.sh sql"
 
     def total(self, column: str) -> int:
         return sum(getattr(row, column) for row in self.ledger)
@@ -204,7 +206,7 @@ def _collect(
         profiles=tuple(_masked(profile, conf.datasets.get(profile.dataset)) for profile in profiles),
         history=_history(ops["ledger"]), step_history=_step_history(ops["steps"]),
         quarantine=kept, quarantine_rows=total, gold=_gold(spark, conf, steps, checks, at),
-        problems=tuple(problems), notes=tuple(notes),
+        problems=tuple(problems), notes=tuple(notes), command=conf.command("sql"),
     )  # fmt: skip
 
 
@@ -350,7 +352,7 @@ def _gold(
             state=_state(name, name in shown, steps, checks), sla_hours=table.freshness_hours,
             built_by=_built_by(spark, paths[name]) if name in shown else "",
             columns=tuple((field.name, field.dataType.simpleString()) for field in schema),
-            sample=samples.get(name, ()), series=series.get(name), **facts.get(name, {}),
+            sample=samples.get(name, ()), series=series.get(name), command=conf.command("sql"), **facts.get(name, {}),
         )  # fmt: skip
 
     return tuple(info(name, table) for name, table in conf.gold.items())

@@ -15,7 +15,7 @@ from drivetrain.sink import Txn
 
 
 def release(pipeline: Pipeline, condition: str) -> int:
-    """Mark open rows that fulfil the SQL condition as released. Returns how many are released and wait now."""
+    """Mark open rows that fulfil the SQL condition as released. Returns how many those are."""
     known = list(quarantine.COLUMNS)
     try:
         unknown = [name for name in sqltext.columns(condition) if name not in known]
@@ -27,32 +27,41 @@ def release(pipeline: Pipeline, condition: str) -> int:
         ) from None
     _need_quarantine(pipeline)
     where = f"state = 'open' AND _load IS NOT NULL AND ({condition})"
+    count = pipeline.quarantine.read().where(where).count()
     pipeline.quarantine.update(
         where, {"state": "'released'"}, Txn(f"release:{pipeline.outcome.run}", 1), {"run": pipeline.outcome.run}
     )
-    return _waiting(pipeline, "released")
+    return count
 
 
 def repair(pipeline: Pipeline, path: Path) -> int:
-    """Take repaired records from a file of JSON lines, {"quarantine_id": …, "raw": …}. Returns how many wait now."""
+    """Take repaired records from a file of JSON lines, {"quarantine_id": …, "raw": …}. Returns how many were open."""
     _need_quarantine(pipeline)
     found = _repairs(path)
     repairs = pipeline.spark.createDataFrame(found, "quarantine_id string, state string, repaired string")
-    held = pipeline.quarantine.read().where("state = 'open' AND _load IS NOT NULL").drop("state", "repaired")
-    known = {row[0] for row in held.join(F.broadcast(repairs), "quarantine_id").select("quarantine_id").collect()}
-    if unknown := [quarantine_id for quarantine_id, _, _ in found if quarantine_id not in known]:
-        what = f"no open row of quarantine has the id {', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}"
-        fix = "copy quarantine_id from ops.quarantine; a row that was repaired or released before is not open"
-        raise DrivetrainError(Problem("repair", str(path), what, fix))
+    held = pipeline.quarantine.read().where("_load IS NOT NULL").drop("repaired")
+    known = held.join(F.broadcast(repairs.select("quarantine_id")), "quarantine_id").select("quarantine_id", "state")
+    states = {row["quarantine_id"]: row["state"] for row in known.collect()}
+    if unknown := [quarantine_id for quarantine_id, _, _ in found if quarantine_id not in states]:
+        what = f"no row of quarantine has the id {', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}"
+        raise DrivetrainError(Problem("repair", str(path), what, "copy quarantine_id from ops.quarantine"))
+    held = held.where("state = 'open'").drop("state")  # the others have been on their way since an earlier call
     rows = held.join(F.broadcast(repairs), "quarantine_id").select(*quarantine.COLUMNS)
     txn = Txn(f"repair:{pipeline.outcome.run}", 1)
-    pipeline.quarantine.merge(rows, ["quarantine_id"], txn, {"run": pipeline.outcome.run})
-    return _waiting(pipeline, "repaired")
+    pipeline.quarantine.merge(rows, ["quarantine_id"], [], txn, {"run": pipeline.outcome.run})
+    return sum(states[quarantine_id] == "open" for quarantine_id, _, _ in found)
 
 
 def _repairs(path: Path) -> list[tuple[str, str, str]]:
     found, problems = {}, []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        problem = Problem(
+            "repair", str(path), f"the file cannot be read: {error}", "name a file of JSON lines, in UTF-8"
+        )
+        raise DrivetrainError(problem) from None
+    for number, line in enumerate(lines, 1):
         try:
             item = json.loads(line)
             if not isinstance(item["raw"], str):
@@ -61,7 +70,7 @@ def _repairs(path: Path) -> list[tuple[str, str, str]]:
         except (ValueError, KeyError, TypeError) as error:
             problems.append(
                 Problem(
-                    "repair", f"{path}:{number}", f"not a repair: {error!r}", 'write {"quarantine_id": "…", "raw": "…"}'
+                    "repair", f"{path}:{number}", f"not a repair: {error}", 'write {"quarantine_id": "…", "raw": "…"}'
                 )
             )
     if problems:
@@ -76,10 +85,6 @@ def _need_quarantine(pipeline: Pipeline) -> None:
                 "quarantine", pipeline.quarantine.path, "nothing has been quarantined yet", "run etl or batch first"
             )
         )
-
-
-def _waiting(pipeline: Pipeline, state: str) -> int:
-    return pipeline.quarantine.read().where(F.col("state") == state).count()
 
 
 def requeue(pipeline: Pipeline) -> None:
@@ -123,4 +128,4 @@ def _requeue(pipeline: Pipeline, dataset: Dataset) -> None:
         done = pipeline.quarantine.read().join(ids, "quarantine_id").where(F.col("state") != "requeued")
         txn = Txn(f"{dataset.name}:requeued:{load.run}", 1)
         marked = done.withColumn("state", F.lit("requeued")).select(*quarantine.COLUMNS)
-        pipeline.quarantine.merge(marked, ["quarantine_id"], txn, {"run": load.run})
+        pipeline.quarantine.merge(marked, ["quarantine_id"], [], txn, {"run": load.run})

@@ -25,26 +25,35 @@ FIXED: Final = {
 # What an action of Spark's may raise: PySpark has names of its own for some of Java's exceptions only.
 FAILURES: Final = (PySparkException, Py4JJavaError)
 
+# Of Java's own, by which some of Spark's functions say that they cannot compute a value.
+UNCOMPUTABLE: Final = (
+    "java.lang.ArithmeticException", "java.time.DateTimeException", "java.lang.IllegalArgumentException",
+)  # fmt: skip
+
 
 def reason(failure: Exception) -> str:
     """What one of FAILURES says, and what caused it in the first place, on one line."""
-    said = _said(failure)
+    said = [text for _, text in _causes(failure)]
     first, last = (said[i].strip().split("\n")[0].split(" SQLSTATE")[0] for i in (0, -1))
     return (first if last in first else f"{first} {last}")[:500]
 
 
 def is_data_error(failure: Exception) -> bool:
-    """Whether an expression met a value that it cannot compute: SQL's class 22, as ANSI mode raises it."""
-    return any("SQLSTATE: 22" in text for text in _said(failure))
+    """Whether an expression met a value that it cannot compute, or raised an error of its own accord."""
+    return any(
+        kind in UNCOMPUTABLE or any(f"SQLSTATE: {state}" in text for state in ("22", "P0001"))
+        for kind, text in _causes(failure)
+    )
 
 
-def _said(failure: Exception) -> list[str]:
+def _causes(failure: Exception) -> list[tuple[str, str]]:
+    """Class and message of the failure and of what caused it, the first cause last."""
     cause = getattr(failure, "java_exception", None) or getattr(failure, "_origin", None)
-    said = [] if cause else [str(failure)]
+    found = [] if cause else [(type(failure).__name__, str(failure))]
     while cause is not None:
-        said.append(str(cause.getMessage() or cause.toString()))
+        found.append((str(cause.getClass().getName()), str(cause.getMessage() or cause.toString())))
         cause = cause.getCause()
-    return said
+    return found
 
 
 def open_session(conf: Conf, job: str, catalog: str | None = None) -> SparkSession:

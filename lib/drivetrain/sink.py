@@ -101,10 +101,13 @@ class Table:
         writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
         self._save(writer, None, metadata, {} if self.exists() else properties)
 
-    def merge(self, rows: DataFrame, on: Sequence[str], txn: Txn, metadata: Mapping[str, Any]) -> None:
-        """Update the rows that have the same values in the columns ``on``, insert the others."""
+    def merge(
+        self, rows: DataFrame, on: Sequence[str], open_: Sequence[str], txn: Txn, metadata: Mapping[str, Any]
+    ) -> None:
+        """Update the rows that have the same values in the columns ``on``, insert the others. Delta's log will show how
+        far the rows reach in the columns ``open_``."""
         same = [F.col(f"t.{name}") == F.col(f"s.{name}") for name in on]
-        near = extent(rows, on).covers({name: F.col(f"t.{name}") for name in on})
+        near = extent(rows, open_).covers({name: F.col(f"t.{name}") for name in open_})
         table = DeltaTable.forPath(self.spark, self.path).alias("t")
         merge = table.merge(rows.alias("s"), reduce(Column.__and__, same) & near)
         with self._session_confs(txn, metadata):

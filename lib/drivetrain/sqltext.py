@@ -7,7 +7,7 @@ from typing import Final
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import OptimizeError, ParseError
+from sqlglot.errors import OptimizeError, ParseError, TokenError
 from sqlglot.lineage import Node, lineage
 from sqlglot.optimizer.qualify import qualify
 
@@ -50,6 +50,20 @@ def expression(text: str) -> exp.Expression:
 def columns(text: str) -> list[str]:
     """Names of the columns that an expression reads, in order of first use."""
     return list(dict.fromkeys(column.name for column in expression(text).find_all(exp.Column, bfs=False)))
+
+
+def statements(text: str) -> tuple[list[str], str]:
+    """Statements that a semicolon ends, and what follows the last one; one within a string or a comment ends none."""
+    try:
+        ends = [
+            token.end
+            for token in sqlglot.tokenize(text, read=DIALECT)
+            if token.token_type == sqlglot.TokenType.SEMICOLON
+        ]
+    except TokenError:  # a string or comment that is still open
+        return [], text
+    starts = [0, *[end + 1 for end in ends]]
+    return [text[start:end].strip() for start, end in zip(starts, ends, strict=False)], text[starts[-1] :]
 
 
 def select(text: str) -> exp.Query:

@@ -6,6 +6,7 @@ could tell data from talk, answer a shell, or see a live line. The driver opens 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -20,8 +21,9 @@ def offer() -> None:
     """Let the driver write to the streams of this process, which spark-submit is about to take over."""
     os.environ[DOOR] = str(os.getpid())
     for stream in (1, 2):  # two writers to one file must both append, or they overwrite each other
-        if stat.S_ISREG(os.fstat(stream).st_mode):
-            fcntl.fcntl(stream, fcntl.F_SETFL, fcntl.fcntl(stream, fcntl.F_GETFL) | os.O_APPEND)
+        with contextlib.suppress(OSError):  # it may be closed
+            if stat.S_ISREG(os.fstat(stream).st_mode):
+                fcntl.fcntl(stream, fcntl.F_SETFL, fcntl.fcntl(stream, fcntl.F_GETFL) | os.O_APPEND)
 
 
 def take() -> None:
@@ -31,9 +33,10 @@ def take() -> None:
         return
     for stream, how in ((0, READ), (1, WRITE), (2, WRITE)):
         try:
-            opened = os.open(f"/proc/{door}/fd/{stream}", how)
+            opened = os.open(f"/proc/{door}/fd/{stream}", how | os.O_NONBLOCK)  # a pipe's other end may be gone
         except OSError:  # a socket, or closed
             continue
+        os.set_blocking(opened, True)
         os.dup2(opened, stream)
         os.close(opened)
     if sys.stdout.isatty():
