@@ -361,10 +361,10 @@ def test_names_and_values_that_meet_our_own(spark: Any, tmp_path: Path) -> None:
         "odd": {"physicalName": "a.b`c"},
     }
     tiny.dataset("lines", columns)
-    tiny.land("lines/1.csv", "id,raw,_line,_load,a.b`c", "1,r,a,l,o", "2,r,\x1ec\x1f,l,o")
+    tiny.land("lines/1.csv", "id,raw,_line,_load,a.b`c", "1,r,a,l,o", "2,r,\x1eC\x1f,l,o")
     assert tiny.run().problems == []
     assert tiny.rows("silver/lines", "id", "text", "place", "both", "odd") == [("1", "r", "a", "rlo", "o")]
-    assert tiny.quarantined("lines", "rule", "reason") == [("enum", "place is '\x1ec\x1f', not one of a, b")]
+    assert tiny.quarantined("lines", "rule", "reason") == [("enum", "place is '\x1eC\x1f', not one of a, b")]
 
 
 def test_a_full_disk(spark: Any, tmp_path: Path) -> None:
