@@ -42,10 +42,10 @@ def run(given: argparse.Namespace, conf: Conf) -> int:
         pipeline = Pipeline(spark, conf, run_id, "etl", Progress(run_id))
         pipeline.assess()
         outcome = pipeline.transform()
-        page = None
+        page = Path(conf.settings.warehouse, "reports", "latest.html")
         if pipeline.steps.done:
             page = report.write(report.collect(spark, conf, run_id, outcome.problems, outcome.notes), conf)
-    job.summary(outcome, conf, page)
+    job.summary(outcome, conf, page if page.exists() else None)
     return job.end(outcome)
 
 

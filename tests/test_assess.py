@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from test_contracts import make_column, make_dataset
 from test_pipeline import Shop
@@ -105,3 +106,20 @@ def test_assess_looks_at_the_newest_file(spark: Any, tmp_path: Path) -> None:
     second.assess()
     assert second.outcome.notes == ["orders.qty: was integer, is string"]
     assert not (tmp_path / "warehouse" / "bronze").exists(), "nothing is loaded"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "smallest", "largest"),
+    [
+        (["104.11", "94.51", None, "-7"], "number", "-7", "104.11"),
+        (["10", "9", "+100"], "integer", "9", "+100"),
+        (["b", "a10", "a9"], "string", "a10", "b"),
+        (["2026-02-01", "2025-12-31"], "date", "2025-12-31", "2026-02-01"),
+        ([None, None], "empty", None, None),
+    ],
+)
+def test_ends_are_those_of_the_kind(
+    values: list[str | None], kind: str, smallest: str | None, largest: str | None
+) -> None:
+    found = assess._figures(pd.Series(values, dtype=object))
+    assert (found["kind"], found["smallest"], found["largest"]) == (kind, smallest, largest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import shlex
 import sys
 import time
 from dataclasses import replace
@@ -105,6 +106,15 @@ def test_the_end_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert job.end(Outcome("r")) == 0
     assert job.end(Outcome("r", problems=[Problem("x", "y", "z", "w")])) == job.FAILED
     assert "y: z [x]" in capsys.readouterr().err
+
+
+def test_hints_are_for_the_same_conf(tmp_path: Path) -> None:
+    conf = Conf(None, {}, {}, "yarn", tmp_path / "my conf", ("warehouse=/w x",))  # type: ignore[arg-type]
+    words = shlex.split(conf.command("sql"))
+    assert words == ["./spark-submit.sh", "sql", "--env", "yarn", "--conf-dir", f"{tmp_path}/my conf", "--set",
+                     "warehouse=/w x"]  # fmt: skip
+    shipped = Conf(None, {}, {}, "local", ROOT / "conf")  # type: ignore[arg-type]
+    assert shipped.command("sql") == "./spark-submit.sh sql"
 
 
 def test_a_table_shows_what_is_in_it() -> None:
