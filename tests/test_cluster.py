@@ -39,6 +39,8 @@ def test_a_process_is_known_by_its_start(module: ModuleType, tmp_path: Path) -> 
     assert cluster.pid("namenode") == os.getpid()
     record.write_text(json.dumps({"pid": os.getpid(), "started": "1"}))
     assert cluster.pid("namenode") is None, "another process with that number is not ours to end"
+    record.write_text(json.dumps({"pid": 2**30, "started": None}))
+    assert cluster.pid("namenode") is None, "it had ended before its start could be read"
     cluster.down()
     assert cluster.pid("datanode1") is None
 
