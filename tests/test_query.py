@@ -78,7 +78,7 @@ def test_writing_is_refused(queries: Queries, statement: str) -> None:
         ("select * from silver.stock", "there is no table silver.stock", "did you mean"),
         ("select * from gold.orders", "there is no table gold.orders", "silver.orders"),
         ("select qyt from orders", "qyt", "message"),
-        ("select (1", "", "correct the statement"),
+        ("select (1", "", "write one SELECT, SHOW or DESCRIBE"),
         ("select 1; select 2", "", ""),
         ("select raise_error('no')", "no", "message"),
     ],
