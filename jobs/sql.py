@@ -39,7 +39,7 @@ def statements() -> Iterator[str]:
         if not line:
             whole, text = [*whole, text], ""
         text = text if text.strip() else ""
-        for statement in filter(str.strip, whole):
+        for statement in [one for one in whole if not sqltext.is_blank(one)]:
             if statement.lower() in ("exit", "quit"):
                 return
             yield statement

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import shlex
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -128,3 +130,16 @@ def test_a_run_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) ->
     job.summary(Outcome("r"), conf_of([]), Path("/w/report.html"))
     text = capsys.readouterr().out
     assert text.startswith("Nothing new") and "/w/report.html" in text and "Published" not in text
+
+
+def test_a_reader_that_has_enough(tmp_path: Path) -> None:
+    """`… | head -1` ends the job without a trace."""
+    program = (
+        "import sys\nfrom drivetrain import job\n"
+        "def run(given, conf):\n    [print('x' * 1000) for _ in range(1000)]\n    return 0\n"
+        "job.main(run, job.parser('Prints.'))\n"
+    )
+    words = f"{sys.executable} -c \"$PROGRAM\" | head -1 >{tmp_path}/out; exit ${{PIPESTATUS[0]}}"
+    environ = {**os.environ, "PROGRAM": program, "PYTHONPATH": str(ROOT / "lib")}
+    done = subprocess.run(["bash", "-c", words], env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (job.NOBODY_READS, "")

@@ -217,3 +217,8 @@ def test_output_and_lineage() -> None:
 )
 def test_statements(text: str, whole: list[str], rest: str) -> None:
     assert sqltext.statements(text) == (whole, rest)
+
+
+def test_blanks() -> None:
+    assert all(map(sqltext.is_blank, ("", " \n", "-- c; d", "/* a */ -- b")))
+    assert not any(map(sqltext.is_blank, ("a", "-- c\nb", "'open", ";")))

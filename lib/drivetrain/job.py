@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from drivetrain.pipeline import Outcome
 
 FAILED, USAGE = 1, 2
+NOBODY_READS = 141  # as a shell calls SIGPIPE
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -51,6 +53,9 @@ def main(run: Callable[[argparse.Namespace, Conf], int], arguments: argparse.Arg
     except DrivetrainError as error:
         show(error.problems)
         code = USAGE if isinstance(error, ConfError) else FAILED
+    except BrokenPipeError:  # as in `… | head`: who read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = NOBODY_READS
     sys.stdout.flush()
     sys.exit(code)
 

@@ -36,7 +36,7 @@ class Queries:
         Raises:
             DrivetrainError: the statement writes, names an unknown table, or fails.
         """
-        if statement.strip().rstrip(";").lower().split() == ["show", "tables"]:
+        if _words(statement) == ["SHOW", "TABLES"]:
             return ["database", "table"], (key for key in sorted(self.places) if self.there(key))
         self.prepare(statement)
         try:
@@ -51,10 +51,10 @@ class Queries:
             parsed = sqlglot.parse_one(statement, read="spark")
         except sqlglot.errors.SqlglotError as error:
             raise _problem(str(error).splitlines()[0], "write one SELECT, SHOW or DESCRIBE in Spark SQL") from None
-        words = statement.split()
-        if not (isinstance(parsed, exp.Query | exp.Describe) or words[0].upper() == "SHOW"):
-            raise _problem(f"{words[0].upper()} is not run here", "sql only reads: SELECT, SHOW or DESCRIBE")
-        if words[0].upper() == "SHOW":
+        first = _words(statement)[0]
+        if not (isinstance(parsed, exp.Query | exp.Describe) or first == "SHOW"):
+            raise _problem(f"{first} is not run here", "sql only reads: SELECT, SHOW or DESCRIBE")
+        if first == "SHOW":
             wanted = [(database, name) for database, name in self.places]
         else:
             own = {cte.alias_or_name.lower() for cte in parsed.find_all(exp.CTE)}
@@ -83,6 +83,15 @@ class Queries:
         if (database, name) not in self.known and self.there((database, name)):
             catalog.add(self.spark, database, name, self.places[database, name])
             self.known.add((database, name))
+
+
+def _words(statement: str) -> list[str]:
+    """The statement in capitals, without comments; nothing where it cannot be told apart."""
+    try:
+        tokens = sqlglot.tokenize(statement, read="spark")
+    except sqlglot.errors.TokenError:
+        return []
+    return " ".join(token.text.upper() for token in tokens).rstrip("; ").split()
 
 
 def _rows(frame: DataFrame) -> Iterator[tuple[object, ...]]:

@@ -66,6 +66,14 @@ def statements(text: str) -> tuple[list[str], str]:
     return [text[start:end].strip() for start, end in zip(starts, ends, strict=False)], text[starts[-1] :]
 
 
+def is_blank(text: str) -> bool:
+    """Whether there is nothing but blanks and comments."""
+    try:
+        return not sqlglot.tokenize(text, read=DIALECT)
+    except TokenError:
+        return False
+
+
 def select(text: str) -> exp.Query:
     """Parse one SELECT (or set operation of SELECTs).
 
