@@ -23,7 +23,7 @@ def test_the_same_commit_twice_adds_nothing(spark: Any, tmp_path: Any) -> None:
     for _ in range(2):
         table.append(frame(spark, (1, "x"), (2, "y")), Txn("a", 1), {"run": "r1"}, {"delta.appendOnly": "false"})
     for _ in range(2):
-        table.merge(frame(spark, (2, "z"), (3, "new")), ["id"], ["id"], Txn("a", 2), {"run": "r2"})
+        table.merge(frame(spark, (2, "z"), (3, "new")), ["id"], Txn("a", 2), {"run": "r2"})
     for _ in range(2):
         table.update("id = 1", {"v": "v || '!'"}, Txn("b", 1), {"run": "r3"})
     assertDataFrameEqual(table.read(), frame(spark, (1, "x!"), (2, "z"), (3, "new")))

@@ -219,6 +219,11 @@ def test_statements(text: str, whole: list[str], rest: str) -> None:
     assert sqltext.statements(text) == (whole, rest)
 
 
+def test_words() -> None:
+    assert sqltext.words("show  tables ; -- all") == ["SHOW", "TABLES"]
+    assert sqltext.words("select 'a") == sqltext.words(";") == sqltext.words("") == []
+
+
 def test_blanks() -> None:
     assert all(map(sqltext.is_blank, ("", " \n", "-- c; d", "/* a */ -- b")))
     assert not any(map(sqltext.is_blank, ("a", "-- c\nb", "'open", ";")))

@@ -111,8 +111,7 @@ def rows(
 def _edges(dataset: Dataset, name: str, figures: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Smallest and largest value; of personal columns none, since ops tables are for everybody."""
     private = any(
-        column.classification in ("personal", "restricted")
-        and name in (column.feed_name, *column.aliases, *column.sources)
+        not column.is_open and name in (column.feed_name, *column.aliases, *column.sources)
         for column in dataset.columns
     )
     return (None, None) if private else (figures["smallest"], figures["largest"])

@@ -14,7 +14,17 @@ from pydantic import Field, ValidationError
 from drivetrain import sqltext
 from drivetrain.contracts import BUILT_IN_CHECKS, NAME, Conf, CycleError, Dataset, GoldTable, Settings, build_order
 from drivetrain.errors import ConfError, Problem
-from drivetrain.odcs import Findings, Model, check_name, check_standard, keys, nearest, read_dataset, read_rules
+from drivetrain.odcs import (
+    Findings,
+    Model,
+    check_name,
+    check_standard,
+    keys,
+    nearest,
+    read_dataset,
+    read_rules,
+    repeated,
+)
 from drivetrain.settings import Layered, layer, load_yaml, shown
 
 TAKEN_NAMES = ("bronze", "silver", "gold", "ops", "quarantine", "reports", "hive", "metastore_db")
@@ -263,8 +273,7 @@ def _gold_table(
     rules = read_rules(
         model.checks, ("checks",), None, dict.fromkeys(columns, "string"), found, ("flag", "stop"), "stop"
     )
-    taken = [rule.name for rule in rules] + list(BUILT_IN_CHECKS)
-    for name_ in sorted({n for n in taken if taken.count(n) > 1}):
+    for name_ in repeated([*[rule.name for rule in rules], *BUILT_IN_CHECKS]):
         found.add("twice", ("checks",), f"two checks are named {name_!r}", "give each check a name of its own")
     if len(problems) > before:
         return None

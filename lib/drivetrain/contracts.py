@@ -92,6 +92,11 @@ class Column:
     enum: tuple[str, ...] = ()
     bounds: tuple[tuple[str, Any], ...] = ()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its values may stand where everybody reads: in logs, plans, reasons and statistics."""
+        return self.classification not in ("personal", "restricted")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -135,9 +140,8 @@ class Dataset:
         return next(column for column in self.columns if column.name == name)
 
     def is_open(self, name: str) -> bool:
-        """Whether values of silver's column may stand where everybody reads: in logs, plans and statistics."""
-        private = ("personal", "restricted")
-        return all(column.name != name or column.classification not in private for column in self.columns)
+        """Whether values of silver's column may stand where everybody reads; those that Drivetrain adds may."""
+        return all(column.is_open for column in self.columns if column.name == name)
 
     @cached_property
     def feed_columns(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -109,6 +110,11 @@ def nearest(name: str, known: Iterable[str], verb: str = "did you mean") -> str:
     found = next((option for option in options if match and option.lower() == match[0]), None)
     listed = ", ".join(options[:12]) + (" …" if len(options) > 12 else "")
     return f"{verb} {found!r}?" if found else f"known here: {listed or 'nothing'}"
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """The names that stand there more than once, each once."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 class Model(BaseModel):
@@ -257,7 +263,7 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
         _column(item, ("schema", 0, "properties", i), found) for i, item in enumerate(schema.get("properties") or [])
     ]
     names = [column.name for column in columns]
-    for name_ in sorted({n for n in names if names.count(n) > 1}):
+    for name_ in repeated(names):
         second = [i for i, other in enumerate(names) if other == name_][1]
         found.add("twice", ("schema", 0, "properties", second, "name"), f"column {name_!r} stands twice", "rename one")
     columns = _one_case(columns, found)
@@ -539,8 +545,7 @@ def _rules(schema: Mapping[str, Any], types: Mapping[str, str], found: Findings)
         if item.get("unique"):
             column = str(item["name"])
             rules.append(Rule(f"{column}_unique", "flag", "mustBe", 0, metric="duplicateValues", columns=(column,)))
-    taken = [rule.name for rule in rules]
-    for name in sorted({n for n in taken if taken.count(n) > 1}):
+    for name in repeated([rule.name for rule in rules]):
         found.add("twice", spots.get(name, at), f"two rules are named {name!r}", "rename one")
     return rules
 

@@ -17,7 +17,7 @@ from drivetrain import assess, bronze, catalog, checks, gold, ops, quarantine, r
 from drivetrain.contracts import META_COLUMNS, Conf, Dataset, GoldTable, digest
 from drivetrain.drift import fit, new_columns
 from drivetrain.errors import DrivetrainError, Problem
-from drivetrain.extent import extent
+from drivetrain.extent import Extent, extent
 from drivetrain.landing import Arrival, Landed, Rejected, arrivals, changed, grown, inspect_all, listing
 from drivetrain.progress import Progress
 from drivetrain.session import FAILURES, is_data_error, reason
@@ -282,16 +282,22 @@ class Pipeline:
         with self.spark_settings(dataset), self.staging(dataset) as folder, self.step("silver", dataset.name) as step:
             loads = Loads(max(done, 0) + 1, last, log.version(), table.version() if table.exists() else -1)
             staged = self.stage(dataset, log.read(loads.bronze_version), loads, folder)
-            held = None
-            if loads.silver_version >= 0 and self.may_be_known(dataset):
-                near = [name for name in silver.match_columns(dataset)[:1] if dataset.is_open(name)]
-                reach = extent(staged.where(F.col("_rule").isNull()), near)
-                held = table.read(loads.silver_version).where(reach.covers({name: F.col(name) for name in near}))
-                staged = silver.against(staged, held, dataset, reach.few).persist()
+            known = self.known(dataset, staged, loads)
+            if known:
+                staged = silver.against(staged, known.rows, dataset, known.reach.few).persist()
             try:
-                step.rows = self.commit(dataset, staged, held, loads)
+                step.rows = self.commit(dataset, staged, known, loads)
             finally:
                 staged.unpersist()
+
+    def known(self, dataset: Dataset, staged: DataFrame, loads: Loads) -> Known | None:
+        """What silver holds near the staged rows; None where it can hold none of them."""
+        if loads.silver_version < 0 or not self.may_be_known(dataset):
+            return None
+        first = [name for name in silver.match_columns(dataset)[:1] if dataset.is_open(name)]
+        reach = extent(staged.where(F.col("_rule").isNull()), first)
+        held = self.table("silver", dataset.name).read(loads.silver_version)
+        return Known(held.where(reach.covers({name: F.col(name) for name in first})), reach)
 
     def stage(self, dataset: Dataset, log: DataFrame, loads: Loads, folder: str) -> DataFrame:
         """The loads' records with their outcomes as far as they tell by themselves, computed once, into the folder."""
@@ -337,9 +343,8 @@ class Pipeline:
             return True
         return any(len(versions) > 1 for versions in self.taken(dataset).values())
 
-    def commit(self, dataset: Dataset, staged: DataFrame, held: DataFrame | None, loads: Loads) -> int:
-        """Write what was staged: quarantine, then silver, whose commit carries the ledger row. ``held``: what silver
-        has near the staged rows."""
+    def commit(self, dataset: Dataset, staged: DataFrame, known: Known | None, loads: Loads) -> int:
+        """Write what was staged: quarantine, then silver, whose commit carries the ledger row."""
         example = F.first("_unknown", ignorenulls=True).alias("unknown")
         found = staged.groupBy("_outcome").agg(F.count(F.lit(1)).alias("count"), example).collect()
         counts = {row["_outcome"]: row["count"] for row in found}
@@ -361,7 +366,7 @@ class Pipeline:
                 )
             )
         self.write_quarantine(dataset, staged, counts, loads)
-        self.write_silver(dataset, good, held, row, loads)
+        self.write_silver(dataset, good, known, row, loads)
         self.outcome.ledger.append(row)
         return row.rows_in
 
@@ -417,14 +422,14 @@ class Pipeline:
             self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES)
 
     def write_silver(
-        self, dataset: Dataset, good: DataFrame, held: DataFrame | None, row: ops.LedgerRow, loads: Loads
+        self, dataset: Dataset, good: DataFrame, known: Known | None, row: ops.LedgerRow, loads: Loads
     ) -> None:
         table, txn = self.table("silver", dataset.name), Txn(dataset.name, loads.last)
         metadata = {"run": row.run, "contract": dataset.fingerprint, "ledger": asdict(row)}
         rows = good.drop(*silver.STAGED_ONLY)
         first = loads.silver_version < 0
         if dataset.history == "scd2":
-            rows = silver.versions(rows, held, dataset)
+            rows = silver.versions(rows, known.rows if known else None, dataset)
         if first or (dataset.history != "scd2" and row.updated == 0):
             table.append(rows, txn, metadata, SILVER_PROPERTIES | _statistics(dataset))
             written = table.rows_written(loads.silver_version + 1)
@@ -435,7 +440,7 @@ class Pipeline:
                 )
         else:
             on = dataset.identity if dataset.history == "scd2" else dataset.key
-            table.merge(rows, on, [name for name in on if dataset.is_open(name)], txn, metadata)
+            table.merge(rows, on, txn, metadata, known.reach if known else None)
 
     # --- the unified table: raw columns of several feeds by name ---
 
@@ -631,6 +636,14 @@ class Loads:
     last: int
     bronze_version: int
     silver_version: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """Rows of silver that may be like the staged ones, and how far the staged ones reach."""
+
+    rows: DataFrame
+    reach: Extent
 
 
 @dataclass(frozen=True)

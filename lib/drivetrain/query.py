@@ -11,7 +11,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from sqlglot import exp
 
-from drivetrain import catalog
+from drivetrain import catalog, sqltext
 from drivetrain.contracts import Conf
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.odcs import nearest
@@ -36,7 +36,7 @@ class Queries:
         Raises:
             DrivetrainError: the statement writes, names an unknown table, or fails.
         """
-        if _words(statement) == ["SHOW", "TABLES"]:
+        if sqltext.words(statement) == ["SHOW", "TABLES"]:
             return ["database", "table"], (key for key in sorted(self.places) if self.there(key))
         self.prepare(statement)
         try:
@@ -48,10 +48,10 @@ class Queries:
     def prepare(self, statement: str) -> None:
         """Make the tables that the statement names known."""
         try:
-            parsed = sqlglot.parse_one(statement, read="spark")
+            parsed = sqlglot.parse_one(statement, read=sqltext.DIALECT)
         except sqlglot.errors.SqlglotError as error:
             raise _problem(str(error).splitlines()[0], "write one SELECT, SHOW or DESCRIBE in Spark SQL") from None
-        first = _words(statement)[0]
+        first = next(iter(sqltext.words(statement)), "nothing")
         if not (isinstance(parsed, exp.Query | exp.Describe) or first == "SHOW"):
             raise _problem(f"{first} is not run here", "sql only reads: SELECT, SHOW or DESCRIBE")
         if first == "SHOW":
@@ -83,15 +83,6 @@ class Queries:
         if (database, name) not in self.known and self.there((database, name)):
             catalog.add(self.spark, database, name, self.places[database, name])
             self.known.add((database, name))
-
-
-def _words(statement: str) -> list[str]:
-    """The statement in capitals, without comments; nothing where it cannot be told apart."""
-    try:
-        tokens = sqlglot.tokenize(statement, read="spark")
-    except sqlglot.errors.TokenError:
-        return []
-    return " ".join(token.text.upper() for token in tokens).rstrip("; ").split()
 
 
 def _rows(frame: DataFrame) -> Iterator[tuple[object, ...]]:

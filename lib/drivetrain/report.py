@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 RUNS, DATES, SAMPLE, KINDS, ROWS, TEXT = 30, 90, 8, 50, 2000, 120
 MASK: Final = "•••"
-PERSONAL: Final = ("personal", "restricted")
 CUT: Final = ("good", "quarantined", "duplicate", "late")
 WRITTEN: Final = ("inserted", "updated", "superseded")
 T = TypeVar("T")
@@ -285,7 +284,7 @@ def _masked(profile: ProfileRow, dataset: Dataset | None) -> ProfileRow:
         column for column in (dataset.columns if dataset else ())
         if name in (known.lower() for known in (column.name, column.feed_name, *column.aliases, *column.sources))
     ]  # fmt: skip
-    if of_feed and not any(column.classification in PERSONAL for column in of_feed):
+    if of_feed and all(column.is_open for column in of_feed):
         return profile
     values = {field.name: getattr(profile, field.name) for field in fields(profile)}
     return ProfileRow(**{**values, "smallest": profile.smallest and MASK, "largest": profile.largest and MASK})
@@ -328,7 +327,7 @@ def personal_columns(conf: Conf, table: GoldTable) -> set[str]:
 
 def _is_personal(conf: Conf, table: str, column: str) -> bool:
     if table in conf.datasets:
-        return any(c.name == column and c.classification in PERSONAL for c in conf.datasets[table].columns)
+        return not conf.datasets[table].is_open(column)
     return table not in conf.gold or column in personal_columns(conf, conf.gold[table])
 
 

@@ -48,7 +48,7 @@ def repair(pipeline: Pipeline, path: Path) -> int:
     held = held.where("state = 'open'").drop("state")  # the others have been on their way since an earlier call
     rows = held.join(F.broadcast(repairs), "quarantine_id").select(*quarantine.COLUMNS)
     txn = Txn(f"repair:{pipeline.outcome.run}", 1)
-    pipeline.quarantine.merge(rows, ["quarantine_id"], [], txn, {"run": pipeline.outcome.run})
+    pipeline.quarantine.merge(rows, ["quarantine_id"], txn, {"run": pipeline.outcome.run})
     return sum(states[quarantine_id] == "open" for quarantine_id, _, _ in found)
 
 
@@ -128,4 +128,4 @@ def _requeue(pipeline: Pipeline, dataset: Dataset) -> None:
         done = pipeline.quarantine.read().join(ids, "quarantine_id").where(F.col("state") != "requeued")
         txn = Txn(f"{dataset.name}:requeued:{load.run}", 1)
         marked = done.withColumn("state", F.lit("requeued")).select(*quarantine.COLUMNS)
-        pipeline.quarantine.merge(marked, ["quarantine_id"], [], txn, {"run": load.run})
+        pipeline.quarantine.merge(marked, ["quarantine_id"], txn, {"run": load.run})

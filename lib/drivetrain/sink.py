@@ -15,7 +15,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from drivetrain.extent import extent
+from drivetrain.extent import Extent
 
 METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 TXN_APP = "spark.databricks.delta.write.txnAppId"
@@ -102,12 +102,12 @@ class Table:
         self._save(writer, None, metadata, {} if self.exists() else properties)
 
     def merge(
-        self, rows: DataFrame, on: Sequence[str], open_: Sequence[str], txn: Txn, metadata: Mapping[str, Any]
+        self, rows: DataFrame, on: Sequence[str], txn: Txn, metadata: Mapping[str, Any], reach: Extent | None = None
     ) -> None:
-        """Update the rows that have the same values in the columns ``on``, insert the others. Delta's log will show how
-        far the rows reach in the columns ``open_``."""
+        """Update the rows that have the same values in the columns ``on``, insert the others. Delta's log will show
+        ``reach``, an extent of the rows in some of those columns, which spares reading what lies outside of it."""
         same = [F.col(f"t.{name}") == F.col(f"s.{name}") for name in on]
-        near = extent(rows, open_).covers({name: F.col(f"t.{name}") for name in open_})
+        near = reach.covers({name: F.col(f"t.{name}") for name in on}) if reach else F.lit(True)
         table = DeltaTable.forPath(self.spark, self.path).alias("t")
         merge = table.merge(rows.alias("s"), reduce(Column.__and__, same) & near)
         with self._session_confs(txn, metadata):

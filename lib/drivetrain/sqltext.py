@@ -74,6 +74,16 @@ def is_blank(text: str) -> bool:
         return False
 
 
+def words(text: str) -> list[str]:
+    """The statement in capitals, without comments and semicolons; nothing where it cannot be told apart."""
+    try:
+        tokens = sqlglot.tokenize(text, read=DIALECT)
+    except TokenError:
+        return []
+    kept = [token.text.upper() for token in tokens if token.token_type != sqlglot.TokenType.SEMICOLON]
+    return " ".join(kept).split()  # of SHOW the tokenizer makes one token of all that follows
+
+
 def select(text: str) -> exp.Query:
     """Parse one SELECT (or set operation of SELECTs).
 
