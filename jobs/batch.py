@@ -26,13 +26,14 @@ def run(given: argparse.Namespace, conf: Conf) -> int:
     from drivetrain import requeue
     from drivetrain.pipeline import Pipeline
     from drivetrain.progress import Progress
-    from drivetrain.session import open_session
+    from drivetrain.session import files_of, open_session
 
     job.check_names(given.datasets, conf)
-    with job.lock(conf):
+    spark = open_session(conf, "batch")
+    with job.lock(conf, files_of(conf.settings.warehouse, spark), spark.sparkContext.applicationId):
         run_id = job.run_id()
         progress = Progress(run_id)
-        pipeline = Pipeline(open_session(conf, "batch"), conf, run_id, "batch", progress)
+        pipeline = Pipeline(spark, conf, run_id, "batch", progress)
         if given.release:
             progress.say(f"released now: {requeue.release(pipeline, given.release)}; --requeue takes them through")
         if given.repair:

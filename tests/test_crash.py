@@ -21,6 +21,7 @@ from tiny import KEY, WHOLE, Tiny
 
 from drivetrain import conf as reader
 from drivetrain import job
+from drivetrain.files import LOCAL
 from drivetrain.sink import Table, Txn
 
 pytestmark = pytest.mark.spark
@@ -170,7 +171,7 @@ def test_kill_9(after_one: Tiny, undisturbed: dict[str, Any], tmp_path: Path, ta
     now = {name: commits(tmp_path / "warehouse" / name) for name in CONTENT}
     assert now["bronze/orders"] == versions["bronze/orders"] + 1, "it was killed on its way, not before"
     assert now[table] == versions[table] + (when == "after") and now["ops/ledger"] == versions["ops/ledger"]
-    with job.lock(reader.load(tmp_path / "conf", "local", environ={})):
+    with job.lock(reader.load(tmp_path / "conf", "local", environ={}), LOCAL, "test"):
         assert tiny.run().problems == []
     assert content(tiny) == undisturbed
     for name in ("orders", "prices"):
@@ -202,14 +203,14 @@ def killed(spark: Any, home: Path, table: str, when: str) -> int:
 def test_two_jobs_at_once(start: Tiny, tmp_path: Path) -> None:
     """The second says so, at once, and touches nothing."""
     tiny = start.copy(tmp_path)
-    with job.lock(reader.load(tiny.home / "conf", "local", environ={})):
+    with job.lock(reader.load(tiny.home / "conf", "local", environ={}), LOCAL, "test"):
         before = sorted(path for path in tmp_path.rglob("*"))
         command = [sys.executable, ROOT / "jobs" / "batch.py", "--conf-dir", tiny.home / "conf"]
         environ = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
         second = subprocess.run(command, env=environ, capture_output=True, text=True)
         assert sorted(path for path in tmp_path.rglob("*")) == before
     assert second.returncode == job.FAILED
-    assert f"{tmp_path}/warehouse: another job is writing to this warehouse [locked]" in second.stderr
+    assert f"{tmp_path}/warehouse: another job is writing to this warehouse: test [locked]" in second.stderr
 
 
 def _child(conf_dir: str, at: str, when: str) -> None:

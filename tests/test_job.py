@@ -19,6 +19,7 @@ from test_plan import conf_of
 from drivetrain import job
 from drivetrain.contracts import Conf
 from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.files import LOCAL
 from drivetrain.pipeline import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,24 +38,24 @@ def test_run_ids_sort_by_time() -> None:
 
 def test_only_one_job_writes(tmp_path: Path) -> None:
     conf = conf_at(tmp_path / "made" / "here")
-    with job.lock(conf):
-        with pytest.raises(DrivetrainError) as error, job.lock(conf):
+    with job.lock(conf, LOCAL, "test"):
+        with pytest.raises(DrivetrainError) as error, job.lock(conf, LOCAL, "test"):
             pytest.fail("two have the lock")
         assert error.value.problems[0].code == "locked"
-    with job.lock(conf):
+    with job.lock(conf, LOCAL, "test"):
         pass
 
 
 def test_the_lock_goes_with_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), job.lock(conf_at(tmp_path)):
+    with pytest.raises(RuntimeError), job.lock(conf_at(tmp_path), LOCAL, "test"):
         raise RuntimeError
-    with job.lock(conf_at(tmp_path)):
+    with job.lock(conf_at(tmp_path), LOCAL, "test"):
         pass
 
 
 def test_a_warehouse_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DrivetrainError) as error, job.lock(conf_at(tmp_path / "file" / "warehouse")):
+    with pytest.raises(DrivetrainError) as error, job.lock(conf_at(tmp_path / "file" / "warehouse"), LOCAL, "test"):
         pytest.fail("there is no such folder")
     assert error.value.problems[0].code == "warehouse"
 
@@ -139,7 +140,7 @@ def test_a_reader_that_has_enough(tmp_path: Path) -> None:
         "def run(given, conf):\n    [print('x' * 1000) for _ in range(1000)]\n    return 0\n"
         "job.main(run, job.parser('Prints.'))\n"
     )
-    words = f"{sys.executable} -c \"$PROGRAM\" | head -1 >{tmp_path}/out; exit ${{PIPESTATUS[0]}}"
+    words = f'{sys.executable} -c "$PROGRAM" | head -1 >{tmp_path}/out; exit ${{PIPESTATUS[0]}}'
     environ = {**os.environ, "PROGRAM": program, "PYTHONPATH": str(ROOT / "lib")}
     done = subprocess.run(["bash", "-c", words], env=environ, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (job.NOBODY_READS, "")

@@ -96,7 +96,7 @@ def test_what_is_no_readable_file_stops_no_other(tmp_path: Path, monkeypatch: py
     real = os.scandir
 
     def scandir(folder: Path) -> Any:  # root may list it all the same
-        if folder.name == "closed":
+        if Path(folder).name == "closed":
             raise PermissionError(13, "Permission denied")
         return real(folder)
 

@@ -12,7 +12,7 @@ from test_contracts import make_column, make_dataset, make_gold
 from drivetrain.contracts import Conf, Settings
 from drivetrain.plan import graph
 
-SETTINGS = Settings("me", "/l", "/w", "UTC", 0, 1024, 10, "raw_unified_data", None, {})
+SETTINGS = Settings("me", "/l", "/w", "UTC", 0, 1024, 10, "raw_unified_data", "", None, {})
 
 
 def conf_of(datasets: list, gold: list = []) -> Conf:  # type: ignore[type-arg]  # noqa: B006

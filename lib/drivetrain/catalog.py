@@ -8,6 +8,9 @@ from typing import Final
 from pyspark.sql import SparkSession
 
 from drivetrain.contracts import Conf
+from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.files import plain
+from drivetrain.session import embedded
 from drivetrain.sink import Table
 
 OPS: Final = ("ledger", "checks", "steps", "profiles")
@@ -25,20 +28,40 @@ def places(conf: Conf) -> dict[tuple[str, str], str]:
 
 
 def register(spark: SparkSession, conf: Conf) -> None:
-    """Make the tables that have appeared since the last time known to the session's catalog.
+    """Make the tables that have appeared since the last time known to the session's catalog, under databases whose
+    names begin with conf's prefix.
 
-    A mark for each is kept in the warehouse, since asking an embedded metastore costs seconds.
+    Raises:
+        DrivetrainError: a name is taken by a table that stands elsewhere.
     """
-    marks = Path(conf.settings.warehouse, "_catalog")
-    new = [
-        (database, name, path)
-        for (database, name), path in places(conf).items()
-        if not (marks / f"{database}.{name}").exists() and Table(spark, path).exists()
-    ]
-    for database, name, path in new:
+    marks = Path(plain(conf.settings.warehouse), "_catalog") if embedded(conf) else None
+    problems: list[Problem] = []
+    for (layer, name), path in places(conf).items():
+        database = layer if layer == "default" else f"{conf.settings.database_prefix}{layer}"
+        mark = marks / f"{database}.{name}" if marks else None
+        # An embedded metastore is ours alone, and asking it costs seconds: a mark tells what it knows.
+        if (mark.exists() if mark else _is_known(spark, database, name, path, problems)) or not Table(
+            spark, path
+        ).exists():
+            continue
         add(spark, database, name, path)
-        marks.mkdir(exist_ok=True)
-        (marks / f"{database}.{name}").touch()
+        if mark:
+            mark.parent.mkdir(exist_ok=True)
+            mark.touch()
+    if problems:
+        raise DrivetrainError(*problems)
+
+
+def _is_known(spark: SparkSession, database: str, name: str, path: str, problems: list[Problem]) -> bool:
+    if not spark.catalog.tableExists(f"`{database}`.`{name}`"):
+        return False
+    described = spark.sql(f"DESCRIBE DETAIL `{database}`.`{name}`").select("location").first()
+    location = described["location"] if described else ""
+    if plain(location) != plain(path):
+        what = f"the metastore has another table of this name, at {location}"
+        fix = "set database_prefix, or unified_table, to a name that is free; or drop that table"
+        problems.append(Problem("catalog", f"{database}.{name}", what, fix))
+    return True
 
 
 def add(spark: SparkSession, database: str, name: str, path: str) -> None:

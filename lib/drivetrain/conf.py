@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from drivetrain import sqltext
 from drivetrain.contracts import BUILT_IN_CHECKS, NAME, Conf, CycleError, Dataset, GoldTable, Settings, build_order
 from drivetrain.errors import ConfError, Problem
+from drivetrain.files import is_remote
 from drivetrain.odcs import (
     Findings,
     Model,
@@ -49,7 +50,9 @@ class SettingsModel(Model):
     max_record_bytes: int = Field(16 << 20, ge=1024, alias="max_record_bytes")
     sample_rows: int = Field(10_000, ge=1, alias="sample_rows")
     unified_table: str = Field("raw_unified_data", pattern=f"^{NAME.pattern}$", alias="unified_table")
+    database_prefix: str = Field("", pattern=f"^({NAME.pattern})?$", alias="database_prefix")
     make_feeds: MakeFeeds | None = Field(None, alias="make_feeds")
+    queues: dict[str, str] = {}
     spark: dict[str, str | int | float | bool | None] = {}
 
 
@@ -142,11 +145,16 @@ def _settings(layered: Layered, problems: list[Problem]) -> Settings | None:
         where = layered.origin.get(("unified_table",), "base.yaml:1")
         what = f"unified_table {model.unified_table!r} is a folder of the warehouse already"
         problems.append(Problem("settings", where, what, "choose another name"))
+    for name, place in (("landing", model.landing), ("warehouse", model.warehouse)):
+        if is_remote(place) and not re.match("(hdfs|viewfs):/", place):
+            where = layered.origin.get((name,), "base.yaml:1")
+            what = f"{name} {place!r} has a scheme that is not used"
+            problems.append(Problem("path", where, what, "use a plain path, hdfs:// or viewfs://"))
     return Settings(
         company=model.company, landing=_absolute(model.landing, layered.root),
         warehouse=_absolute(model.warehouse, layered.root),
         timezone=model.timezone, settle_seconds=model.settle_seconds, max_record_bytes=model.max_record_bytes,
-        sample_rows=model.sample_rows, unified_table=model.unified_table,
+        sample_rows=model.sample_rows, unified_table=model.unified_table, database_prefix=model.database_prefix,
         make_feeds=model.make_feeds.model_dump() if model.make_feeds else None,
         spark={key: str(value) for key, value in model.spark.items() if value is not None},
     )  # fmt: skip

@@ -21,7 +21,8 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 META_COLUMNS: Final = ("_file", "_block", "_line", "_load")
 BUILT_IN_CHECKS: Final = ("key_unique", "key_not_null")
 SCD2_COLUMNS: Final = ("valid_from", "valid_to", "is_current")
-DEFAULT_CONF: Final = Path(__file__).resolve().parents[2] / "conf"
+ROOT: Final = Path(__file__).resolve().parents[2]
+DEFAULT_CONF: Final = ROOT / "conf"
 ISO_DATE: Final = r"\d{4}-\d{2}-\d{2}"
 ISO_TIME: Final = r"([T ]\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})?)?"
 DATE_FIELDS: Final = ("yyyy", "MM", "dd")
@@ -206,6 +207,7 @@ class Settings:
     max_record_bytes: int
     sample_rows: int
     unified_table: str
+    database_prefix: str
     make_feeds: Mapping[str, Any] | None
     spark: Mapping[str, str]
 

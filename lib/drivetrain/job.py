@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -19,8 +18,9 @@ from rich.table import Table
 
 from drivetrain import conf as conf_reader
 from drivetrain import streams
-from drivetrain.contracts import Conf
+from drivetrain.contracts import DEFAULT_CONF, Conf
 from drivetrain.errors import ConfError, DrivetrainError, Problem
+from drivetrain.files import Files, is_remote
 from drivetrain.odcs import nearest
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the arguments that every job takes."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--env", default="local", help="environment: the file laid over base.yaml (local, yarn)")
-    made.add_argument(
-        "--conf-dir", type=Path, default=Path(__file__).resolve().parents[2] / "conf", help="the conf folder"
-    )
+    made.add_argument("--conf-dir", type=Path, default=DEFAULT_CONF, help="the conf folder")
     made.add_argument(
         "--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="a setting, over all others"
     )
@@ -101,36 +99,28 @@ def run_id() -> str:
 
 
 @contextmanager
-def lock(conf: Conf) -> Iterator[None]:
+def lock(conf: Conf, files: Files, holder: str) -> Iterator[None]:
     """Only one job writes to a warehouse at a time; the lock goes with the process, however that ends.
 
     Raises:
         DrivetrainError: another job holds it, or the folder cannot be written.
     """
-    folder = Path(conf.settings.warehouse)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
-    except OSError as error:
-        raise DrivetrainError(
-            Problem(
-                "warehouse",
-                str(folder),
-                f"the warehouse cannot be written: {error.strerror}",
-                "set warehouse to a folder of yours",
-            )
-        ) from error
-    with handle:
+    folder = conf.settings.warehouse
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DrivetrainError(
-                Problem("locked", str(folder), "another job is writing to this warehouse", "wait until it ends")
-            ) from None
+            stack.enter_context(files.lock(folder, holder))
+        except BlockingIOError as error:
+            what = f"another job is writing to this warehouse: {error.strerror or 'it did not say which'}"
+            fix = "wait until it ends"
+            fix += "; HDFS frees the lock of one that was killed within a minute" if is_remote(folder) else ""
+            raise DrivetrainError(Problem("locked", folder, what, fix)) from None
+        except OSError as error:
+            what = f"the warehouse cannot be written: {error.strerror}"
+            raise DrivetrainError(Problem("warehouse", folder, what, "set warehouse to a folder of yours")) from error
         yield
 
 
-def summary(outcome: Outcome, conf: Conf, page: Path | None) -> None:
+def summary(outcome: Outcome, conf: Conf, page: str | None) -> None:
     """What happened, where the tables are and how to query them, on stdout."""
     if not outcome.ledger and not outcome.published:
         print("Nothing new: every table is up to date.")

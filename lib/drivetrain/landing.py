@@ -7,9 +7,7 @@ import csv
 import gzip
 import hashlib
 import io
-import os
 import re
-import stat
 import time
 import unicodedata
 import zlib
@@ -25,6 +23,7 @@ import pyarrow.parquet
 
 from drivetrain.contracts import Dataset, digest
 from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.files import LOCAL, Files, plain
 
 BLOCK: Final = 1 << 20
 MARKS: Final = (
@@ -71,14 +70,14 @@ class Rejected:
     reason: str
 
 
-def arrivals(dataset: Dataset, settle_seconds: float) -> list[Arrival]:
+def arrivals(dataset: Dataset, settle_seconds: float, files: Files = LOCAL) -> list[Arrival]:
     """Files of the dataset's folder and its sub-folders that match its glob, by name; hidden ones are not files.
 
     Raises:
         DrivetrainError: the folder cannot be listed.
     """
-    root = local_path(dataset)
-    if not root.is_dir():
+    root = plain(dataset.path)
+    if not files.is_folder(dataset.path):
         raise DrivetrainError(
             Problem(
                 "landing",
@@ -89,7 +88,8 @@ def arrivals(dataset: Dataset, settle_seconds: float) -> list[Arrival]:
         )
     newest = time.time_ns() - int(settle_seconds * 1e9)
     found = [
-        Arrival(str(p.relative_to(root)), str(p), size, s.st_mtime_ns, s.st_ctime_ns) for p, size, s in _files(root)
+        Arrival(plain(file.path)[len(root) + 1 :] or ".", file.path, file.size, file.modified, file.touched)
+        for file in files.walk(dataset.path)
     ]
     wanted = [a for a in found if a.size < 0 or fnmatch(a.name.rsplit("/", 1)[-1], dataset.files)]
     return sorted((a for a in wanted if settle_seconds == 0 or a.modified <= newest), key=lambda a: a.name)
@@ -100,42 +100,13 @@ def listing(files: Iterable[Arrival]) -> str:
     return digest([[file.name, file.size, file.modified, file.touched] for file in files])
 
 
-def local_path(dataset: Dataset) -> Path:
-    """The dataset's folder on this machine."""
-    return Path(re.sub("^file:/+", "/", dataset.path))
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, int, os.stat_result]]:
-    """Path, size and times of each file, at any depth; of a sub-folder that cannot be listed with size -1."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda e: e.name)
-    except PermissionError:
-        yield folder, -1, folder.stat()
-        return
-    for entry in entries:
-        if entry.name.startswith((".", "_")):
-            continue
-        if entry.is_dir(follow_symlinks=False):  # a link to a folder above would never end
-            yield from _files(Path(entry.path))
-        else:
-            try:
-                there = entry.stat()
-                if not stat.S_ISFIFO(there.st_mode):  # opening one would wait for ever
-                    yield Path(entry.path), there.st_size, there
-            except FileNotFoundError:
-                continue
-            except PermissionError:  # the folder can be listed, but not gone into
-                yield folder, -1, folder.stat()
-                return
-
-
-def inspect_all(dataset: Dataset, files: Iterable[Arrival]) -> list[Landed | Rejected]:
+def inspect_all(dataset: Dataset, found: Iterable[Arrival], files: Files = LOCAL) -> list[Landed | Rejected]:
     """Look into each file: two at a time, since hashing and unzipping let go of the interpreter's lock."""
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda file: inspect(dataset, file), files))
+        return list(pool.map(lambda file: inspect(dataset, file, files), found))
 
 
-def inspect(dataset: Dataset, file: Arrival) -> Landed | Rejected:
+def inspect(dataset: Dataset, file: Arrival, files: Files = LOCAL) -> Landed | Rejected:
     """Read the file once through: its hash, its header, and whether it is whole."""
 
     def reject(rule: str, reason: str) -> Rejected:
@@ -150,9 +121,10 @@ def inspect(dataset: Dataset, file: Arrival) -> Landed | Rejected:
     if file.size == 0:
         return reject("empty_file", f"{file.name} has no bytes")
     try:
-        head, sha256 = _read_through(file)
-        charset = _charset(head, dataset.options.encoding)
-        header, kinds = _header(dataset, file, head, charset)
+        with files.copy(file.path) as path:
+            head, sha256 = _read_through(path)
+            charset = _charset(head, dataset.options.encoding)
+            header, kinds = _header(dataset, path, head, charset)
     except FileNotFoundError:
         return reject("vanished", f"{file.name} was listed but is gone")
     except PermissionError:
@@ -171,37 +143,37 @@ def inspect(dataset: Dataset, file: Arrival) -> Landed | Rejected:
     return Landed(file.name, file.path, file.size, file.modified, sha256, charset, header, layout)
 
 
-def grown(file: Landed, before: Landed) -> bool:
+def grown(file: Landed, before: Landed, files: Files = LOCAL) -> bool:
     """Whether the file is what it was ``before``, whole lines, and more lines behind them."""
     if file.size < before.size or file.name.endswith(".gz"):
         return False
     hashed, size, last = hashlib.sha256(), before.size, b""
-    with Path(file.path).open("rb") as stream:
+    with files.copy(file.path) as path, path.open("rb") as stream:
         while size > 0 and (block := stream.read(min(size, BLOCK))):
             hashed.update(block)
             size, last = size - len(block), block[-1:]
     return hashed.hexdigest() == before.sha256 and last in (b"\n", b"\r", b"\0")  # UTF-16 ends a line with a zero byte
 
 
-def changed(file: Landed) -> bool:
+def changed(file: Landed, files: Files = LOCAL) -> bool:
     """Whether the file is no longer the one that was inspected."""
     try:
-        now = Path(file.path).stat()
+        now = files.find(file.path)
     except OSError:
         return True
-    return (now.st_size, now.st_mtime_ns) != (file.size, file.modified)
+    return now is None or (now.size, now.modified) != (file.size, file.modified)
 
 
-def _read_through(file: Arrival) -> tuple[bytes, str]:
+def _read_through(path: Path) -> tuple[bytes, str]:
     hashed, head = hashlib.sha256(), b""
-    unzip = zlib.decompressobj(zlib.MAX_WBITS | 16) if file.name.endswith(".gz") else None
-    with Path(file.path).open("rb") as stream:
+    unzip = zlib.decompressobj(zlib.MAX_WBITS | 16) if path.name.endswith(".gz") else None
+    with path.open("rb") as stream:
         while block := stream.read(BLOCK):
             hashed.update(block)
             for part in _unzipped(unzip, block) if unzip else (block,):
                 head = head + part if len(head) < BLOCK else head
     if unzip is not None:
-        _check_whole(file, unzip)
+        _check_whole(path, unzip)
     return head, hashed.hexdigest()
 
 
@@ -213,11 +185,11 @@ def _unzipped(unzip: zlib._Decompress, block: bytes) -> Iterator[bytes]:
             return
 
 
-def _check_whole(file: Arrival, unzip: zlib._Decompress) -> None:
+def _check_whole(path: Path, unzip: zlib._Decompress) -> None:
     if not unzip.eof:
         raise EOFError("it ends before its end marker")
     if unzip.unused_data:  # several members: let the library follow them
-        with gzip.open(file.path) as stream:
+        with gzip.open(path) as stream:
             while stream.read(BLOCK):
                 pass
 
@@ -232,9 +204,9 @@ def _charset(head: bytes, declared: str) -> str:
     )
 
 
-def _header(dataset: Dataset, file: Arrival, head: bytes, charset: str) -> tuple[tuple[str, ...], list[str]]:
+def _header(dataset: Dataset, path: Path, head: bytes, charset: str) -> tuple[tuple[str, ...], list[str]]:
     if dataset.format == "parquet":
-        with Path(file.path).open("rb") as stream:
+        with path.open("rb") as stream:
             schema = pyarrow.parquet.read_schema(stream)
         return tuple(schema.names), [str(kind) for kind in schema.types]
     if dataset.format in ("text", "document"):

@@ -401,7 +401,7 @@ def _expand(path: str, server_at: Path_, places: Mapping[str, str], found: Findi
     if ".." in Path(full).parts or re.search(r"[\x00-\x1f*?\[\]{}]", full):
         found.add("path", (*server_at, "path"), f"path {full!r} holds '..', a wildcard or a control character",
                   "write the folder itself; which files, is customProperties files")  # fmt: skip
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", full) and not re.match(r"(file|hdfs):/", full):
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", full) and not re.match(r"(file|hdfs|viewfs):/", full):
         found.add(
             "path",
             (*server_at, "path"),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -18,9 +16,10 @@ from drivetrain.contracts import META_COLUMNS, Conf, Dataset, GoldTable, digest
 from drivetrain.drift import fit, new_columns
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.extent import Extent, extent
+from drivetrain.files import Files
 from drivetrain.landing import Arrival, Landed, Rejected, arrivals, changed, grown, inspect_all, listing
 from drivetrain.progress import Progress
-from drivetrain.session import FAILURES, is_data_error, reason
+from drivetrain.session import FAILURES, files_of, is_data_error, reason
 from drivetrain.sink import Table, Txn
 
 # Personal data must not stand in Delta's log as minima and maxima; these tables are read whole anyway.
@@ -54,6 +53,9 @@ class Pipeline:
 
     def table(self, layer: str, name: str) -> Table:
         return Table(self.spark, f"{self.warehouse}/{layer}/{name}")
+
+    def files(self, path: str) -> Files:
+        return files_of(path, self.spark)
 
     @property
     def quarantine(self) -> Table:
@@ -136,7 +138,8 @@ class Pipeline:
 
     def look(self, dataset: Dataset) -> tuple[list[Landed], list[Rejected]]:
         """As `new_files`, now. A file whose name and content the log has is not new."""
-        there = arrivals(dataset, self.conf.settings.settle_seconds)
+        files = self.files(dataset.path)
+        there = arrivals(dataset, self.conf.settings.settle_seconds, files)
         self.note_age(dataset, there)
         self.listings[dataset.name] = digest([dataset.fingerprint, listing(there)])
         if self.listings[dataset.name] == self.last_listing(dataset):
@@ -144,11 +147,11 @@ class Pipeline:
         taken = self.taken(dataset)
         latest = {name: versions[-1] for name, versions in taken.items()}
         fresh = [a for a in there if not _same(a, latest.get(a.name))]
-        looked = inspect_all(dataset, fresh)
+        looked = inspect_all(dataset, fresh, files)
         landed = [f for f in looked if isinstance(f, Landed) and not _same(f, latest.get(f.name))]
         rejected = [f for f in looked if isinstance(f, Rejected)]
         for file in list(landed):
-            verdict = _refusal(dataset, file, taken.get(file.name, ()))
+            verdict = _refusal(dataset, file, taken.get(file.name, ()), files)
             if verdict:
                 landed.remove(file)
                 rejected.append(verdict)
@@ -195,7 +198,7 @@ class Pipeline:
             self.known_files[dataset.name] = known
             step.rows = log.rows_written(log.version()) - len(files)
         for file in files:
-            if changed(file):
+            if changed(file, self.files(dataset.path)):
                 self.outcome.notes.append(
                     f"{dataset.name}: {file.name} changed while it was read; the next run takes it again"
                 )
@@ -213,7 +216,7 @@ class Pipeline:
                     source.read(self.spark, dataset, [file]).write.format("noop").mode("overwrite").save()
                 good.append(file)
             except FAILURES as own:
-                rule = "vanished" if not Path(file.path).exists() else "unreadable"
+                rule = "unreadable" if self.files(dataset.path).find(file.path) else "vanished"
                 bad.append(Rejected(file.name, file.size, file.modified, rule, f"{file.name}: {reason(own)}"))
         if not bad:
             raise error
@@ -564,7 +567,7 @@ class Pipeline:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            self.files(folder).remove(folder)
 
     @contextmanager
     def spark_settings(self, dataset: Dataset) -> Iterator[None]:
@@ -670,7 +673,7 @@ def _same(now: Arrival | Landed, before: Landed | None) -> bool:
     return (now.size, now.modified) == (before.size, before.modified)
 
 
-def _refusal(dataset: Dataset, file: Landed, taken: Sequence[Landed]) -> Rejected | None:
+def _refusal(dataset: Dataset, file: Landed, taken: Sequence[Landed], files: Files) -> Rejected | None:
     """Why a readable file is not taken; None where it is."""
     if dataset.evolution == "refuse" and file.header and (unknown := fit(file.header, dataset).unknown):
         reason = f"{file.name} has columns that the contract does not have: {', '.join(unknown)}"
@@ -678,7 +681,7 @@ def _refusal(dataset: Dataset, file: Landed, taken: Sequence[Landed]) -> Rejecte
     if dataset.identity or not taken:
         return None
     before = taken[-1]
-    if dataset.format != "document" and grown(file, before):
+    if dataset.format != "document" and grown(file, before, files):
         return None
     reason = (
         f"{file.name} was loaded with other content, and its records have no key to tell which changed: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import tempfile
 import warnings
@@ -28,6 +27,7 @@ from pyspark.sql.types import DataType, DateType, NumericType, TimestampNTZType,
 
 from drivetrain.contracts import Conf, Dataset, GoldTable
 from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.files import LOCAL, Files
 from drivetrain.ops import CheckRow, LedgerRow, ProfileRow, Step
 from drivetrain.sink import Table
 
@@ -808,25 +808,18 @@ def _plots(report: Report) -> dict[str, Any]:
     }
 
 
-def write(report: Report, conf: Conf) -> Path:
+def write(report: Report, conf: Conf, files: Files = LOCAL) -> str:
     """Put the page into the warehouse's reports, whole or not at all; also as latest.html, if no run is newer."""
-    folder = Path(conf.settings.warehouse, "reports")
-    page = render(report).encode("utf-8", "replace")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', report.run)}.html"
-    _replace(path, page)
-    if all(total.run <= report.run for total in report.history):
-        _replace(folder / "latest.html", page)
+    path = f"{conf.settings.warehouse}/reports/{re.sub(r'[^A-Za-z0-9_-]', '_', report.run)}.html"
+    with tempfile.TemporaryDirectory(prefix="drivetrain-") as folder:
+        page = Path(folder, "page.html")
+        page.write_bytes(render(report).encode("utf-8", "replace"))
+        files.put(page, path)
+        if all(total.run <= report.run for total in report.history):
+            files.put(page, latest(conf))
     return path
 
 
-def _replace(path: Path, content: bytes) -> None:
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(draft).chmod(0o644)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+def latest(conf: Conf) -> str:
+    """Where the newest page stands."""
+    return f"{conf.settings.warehouse}/reports/latest.html"

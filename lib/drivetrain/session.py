@@ -9,6 +9,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from drivetrain.contracts import Conf
+from drivetrain.files import Files, HadoopFiles, files, is_remote
 
 # What the tables' exactness rests on, whatever a site sets: errors and time stamps mean the same everywhere.
 FIXED: Final = {
@@ -75,6 +76,16 @@ def open_session(conf: Conf, job: str, catalog: str | None = None) -> SparkSessi
 
 
 def embedded(conf: Conf) -> bool:
-    """Whether the Hive metastore is Spark's own, in the warehouse, and not a server of the site's."""
+    """Whether the Hive metastore is Spark's own, in a warehouse on this machine, and not a server of the site's."""
     keys = ("spark.hadoop.hive.metastore.uris", "spark.hadoop.javax.jdo.option.ConnectionURL")
-    return not any(key in conf.settings.spark for key in keys)
+    return not is_remote(conf.settings.warehouse) and not any(key in conf.settings.spark for key in keys)
+
+
+def files_of(path: str, spark: SparkSession | None) -> Files:
+    """The file system of ``path``, as the session sees it; for this machine's no session is needed."""
+
+    def hadoop() -> HadoopFiles:
+        assert spark, f"{path} is read by the session's Hadoop client"
+        return HadoopFiles(spark._jvm, spark._jsc.hadoopConfiguration())
+
+    return files(path, hadoop)

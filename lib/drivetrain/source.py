@@ -12,7 +12,8 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from drivetrain.contracts import Dataset
-from drivetrain.landing import Landed, local_path
+from drivetrain.files import SCHEME, plain
+from drivetrain.landing import Landed
 
 # One split for each task: the number that monotonically_increasing_id counts up is then the line in the split.
 SPLIT_BYTES = 128 << 20
@@ -51,8 +52,8 @@ def _read_alike(spark: SparkSession, dataset: Dataset, files: Sequence[Landed], 
     paths = [_literal(file.path) for file in files]
     rows = _parquet(spark, paths) if dataset.format == "parquet" else _text(spark, dataset, paths, charset)
     # Spark writes file:/ or file:///, as the file was listed.
-    path = F.regexp_replace(F.expr("url_decode(replace(_path, '+', '%2B'))"), "^file:/+", "/")
-    name = F.substring(path, len(f"{local_path(dataset)}/") + 1, 1 << 30)
+    path = F.regexp_replace(F.expr("url_decode(replace(_path, '+', '%2B'))"), SCHEME, "/")
+    name = F.substring(path, len(f"{plain(dataset.path)}/") + 1, 1 << 30)
     return rows.select("raw", "raw_bytes", name.alias("_file"), "_block", "_line", F.lit(layout).alias("_layout"))
 
 
