@@ -12,7 +12,7 @@ from drivetrain import job
 from drivetrain.contracts import Conf
 from drivetrain.errors import DrivetrainError, Problem
 
-MAKER = Path(__file__).resolve().parents[1] / "scripts" / "acme_sources.py"
+MAKER = Path(job.__file__).resolve().parents[2] / "scripts" / "acme_sources.py"  # on a node, this file stands alone
 
 
 def make_feeds(conf: Conf) -> None:

@@ -1,4 +1,4 @@
-"""Packs what YARN's nodes need to run Drivetrain: Python with its packages, the application, Spark's jars."""
+"""Packs what YARN's nodes need to run Drivetrain: Python with its packages, the application, Spark's jars, PySpark."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def main() -> int:
     except DrivetrainError as error:
         print(f"drivetrain: {error}", file=sys.stderr)
         return 2
-    for path in (made.environment, made.application, made.spark):
+    for path in (made.environment, made.application, made.spark, made.pyspark):
         show(path)
     return 0
 

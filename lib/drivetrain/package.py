@@ -1,4 +1,4 @@
-"""The archives that YARN's nodes are given: our environment, the application, and Spark's jars.
+"""The archives that YARN's nodes are given: our environment, the application, Spark's jars, and PySpark.
 
 They are made once and kept; a key of what they are made of tells cheaply whether they still hold. Their names carry a
 hash of their contents, so that a copy which stands on HDFS is known by its name.
@@ -27,7 +27,7 @@ from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.locking import alone
 
 KEPT: Final = "made.json"
-ARCHIVE: Final = re.compile(r"(?:env|app|spark)-[0-9a-f]{12}\.(?:tar\.gz|zip)")
+ARCHIVE: Final = re.compile(r"(?:env|app|spark|pyspark)-[0-9a-f]{12}\.(?:tar\.gz|zip)")
 CONF: Final = ("*.yaml", "datasets/*.yaml", "gold/*.yaml", "gold/*.sql")
 OTHERS: Final = {"x86_64": "linux-(?:aarch_64|riscv64)", "aarch64": "linux-(?:x86_64|riscv64)"}
 # Spark's other kind of cluster with what it alone uses, and native code for other machines than these.
@@ -39,11 +39,14 @@ NOT_OF_SPARK: Final = re.compile(
 
 @dataclass(frozen=True)
 class Archives:
-    """``environment`` is unpacked as env, ``application`` as app; ``spark`` is for spark.yarn.archive."""
+    """``environment`` is unpacked as env, ``application`` as app; ``spark`` is for spark.yarn.archive and ``pyspark``
+    for PYSPARK_ARCHIVES_PATH, without which spark-submit uploads its own at each call.
+    """
 
     environment: Path
     application: Path
     spark: Path
+    pyspark: Path
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def build(root: Path, home: Path, conf_dir: Path, *, java: bool = False, out: Pa
         DrivetrainError: the folder cannot be written, or what belongs to an archive is not there.
     """
     folder = out or home / "package"
-    recipes = environment(root, java), application(root, conf_dir), spark(home)
+    recipes = environment(root, java), application(root, conf_dir), spark(home), pyspark()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder, "packing into"):
@@ -90,7 +93,7 @@ def environment(root: Path, java: bool) -> Recipe:
     lock, java_home = root / "locks" / "run.txt", runtime.java_home() if java else None
     site = Path(sysconfig.get_path("purelib"))
     listed = [lock, runtime.interpreter(), Path(os.__file__), *sorted(site.glob("*.dist-info/RECORD"))]
-    listed += [java_home, *sorted(java_home.glob("*/*"))] if java_home else []
+    listed += sorted(Path(str(entry.content)) for entry in runtime.java_entries(java_home)) if java_home else []
     return Recipe(
         *("env with Java" if java else "env", "env", ".tar.gz", _key(map(_state, listed))),
         lambda work, file: archive.write_tar(runtime.environment(lock, java_home, work), file),
@@ -112,12 +115,29 @@ def application(root: Path, conf_dir: Path) -> Recipe:
 
 def spark(home: Path) -> Recipe:
     """Spark's jars and our own, at the top and uncompressed: jars are compressed already."""
-    found = importlib.util.find_spec("pyspark")
-    folder = Path(str(found and found.origin)).parent / "jars"
-    jars = [*folder.glob("*.jar"), *(home / "jars").glob("*.jar")]
+    jars = [*(_spark_home() / "jars").glob("*.jar"), *(home / "jars").glob("*.jar")]
     entries = [Entry(jar.name, jar.name, jar) for jar in jars if not NOT_OF_SPARK.match(jar.name)]
     key = _key(map(_state, sorted(jars)))
     return Recipe("spark", "spark", ".zip", key, lambda _, file: archive.write_zip(entries, file, zipfile.ZIP_STORED))
+
+
+def pyspark() -> Recipe:
+    """The two zip files that Spark puts on the nodes' PYTHONPATH, as one."""
+    files = sorted((_spark_home() / "python" / "lib").glob("*.zip"))
+
+    def entries() -> Iterator[Entry]:
+        for file in files:
+            with zipfile.ZipFile(file) as source:
+                for info in source.infolist():
+                    if not info.is_dir():
+                        yield Entry(info.filename, file.name, source.read(info))
+
+    return Recipe("pyspark", "pyspark", ".zip", _key(map(_state, files)), lambda _, f: archive.write_zip(entries(), f))
+
+
+def _spark_home() -> Path:
+    found = importlib.util.find_spec("pyspark")
+    return Path(str(found and found.origin)).parent
 
 
 def _key(parts: Iterable[bytes]) -> str:
