@@ -14,7 +14,7 @@ from drivetrain.contracts import ROOT, Conf
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.files import Files
 
-MAKER = ROOT / "scripts" / "acme_sources.py"
+MAKER = ROOT / "scripts" / "acme_sources.py"  # ROOT, for on a node this file stands alone
 
 
 def make_feeds(conf: Conf, files: Files) -> None:

@@ -33,6 +33,8 @@ HOST: Final = "127.0.0.1"
 NODES: Final = ("127.0.0.11", "127.0.0.12", "127.0.0.13")
 SERVICES: Final = ("hdfs", "yarn", "metastore")
 NODE_MEMORY_MB, NODE_CORES = 4096, 4
+NODE_TOOLS: Final = ("bash", "cat", "chmod", "cp", "find", "gzip", "id", "kill", "ln", "ls", "mkdir", "nice", "rm",
+                     "setsid", "sh", "tar", "unzip")  # fmt: skip
 # Small heaps and the first compiler only: the daemons do little here, and their memory is the tests'.
 JVM: Final = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true")
 
@@ -43,13 +45,16 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True)
 class Daemon:
-    """One process: how it starts, and how to see that it serves. ``before`` runs once, while it is down."""
+    """One process: how it starts, and how to see that it serves. ``before`` runs once, while it is down.
+
+    ``environ`` is its environment, by default the caller's.
+    """
 
     name: str
     service: str
     command: Sequence[str]
     ready: Callable[[], bool]
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     before: Callable[[], None] = lambda: None
 
 
@@ -66,14 +71,14 @@ class Cluster:
 
     @cached_property
     def ports(self) -> dict[str, int]:
-        """Name -> port: of the environment (DRIVETRAIN_PORT_<NAME>), else that of the last start, else a free one."""
+        """Name -> port: of the environment (CLUSTER_PORT_<NAME>), else that of the last start, else a free one."""
         file = self.home / "ports.json"
         kept: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
         names = ["namenode", "namenode_http", "resourcemanager", "resourcemanager_http", "resourcemanager_scheduler"]
         names += ["resourcemanager_tracker", "resourcemanager_admin", "postgres", "metastore"]
         names += [f"datanode{i}{part}" for i in (1, 2) for part in ("", "_http", "_ipc")]
         names += [f"nodemanager{i}{part}" for i in (1, 2, 3) for part in ("", "_http", "_localizer")]
-        given = {name: os.environ.get(f"DRIVETRAIN_PORT_{name.upper()}") for name in names}
+        given = {name: os.environ.get(f"CLUSTER_PORT_{name.upper()}") for name in names}
         free = _free_ports(len(names))
         ports = {name: int(given[name] or kept.get(name) or free.pop()) for name in names}
         file.write_text(json.dumps(ports, indent=1))
@@ -130,6 +135,7 @@ class Cluster:
         self.write_conf("client", {})
         for daemon, more in self.own_settings().items():
             self.write_conf(daemon, more)
+        self.link_node_tools()
 
     def conf(self, daemon: str) -> Path:
         return self.home / "conf" / daemon
@@ -235,6 +241,8 @@ class Cluster:
                     "yarn.nodemanager.local-dirs": self.data(name) / "local",
                     "yarn.nodemanager.log-dirs": self.data(name) / "logs",
                     "yarn.nodemanager.recovery.dir": self.data(name) / "recovery",
+                    # Containers start without the NodeManager's PATH, and bash would give them its own.
+                    "yarn.nodemanager.admin-env": f"PATH={self.node_environment()['PATH']}",
                 }
             }
         return own
@@ -273,7 +281,7 @@ class Cluster:
             *[
                 Daemon(f"nodemanager{i}", "yarn",
                        self.jvm(f"nodemanager{i}", 160, hadoop, f"{manager}.nodemanager.NodeManager"),
-                       lambda: self.running_nodes() == len(NODES))
+                       lambda: self.running_nodes() == len(NODES), self.node_environment())
                 for i in range(1, len(NODES) + 1)
             ],
             Daemon("postgres", "metastore", self.as_postgres_user(self.postgres_command()), self.postgres_serves,
@@ -289,6 +297,18 @@ class Cluster:
         logs = self.home / "logs"
         return [self.java, f"-Xmx{heap_mb}m", *JVM, f"-Dhadoop.log.dir={logs}", "-cp", f"{self.conf(name)}:{jars}",
                 main, *words]  # fmt: skip
+
+    def node_environment(self) -> dict[str, str]:
+        """A company's nodes have neither our Python nor our Java: a job that runs here brought its own."""
+        return {"PATH": str(self.home / "node-tools"), "JAVA_HOME": "/nowhere", "USER": getpass.getuser()}
+
+    def link_node_tools(self) -> None:
+        """What YARN's own scripts call, and nothing else."""
+        folder = Path(self.node_environment()["PATH"])
+        folder.mkdir(exist_ok=True)
+        for tool in NODE_TOOLS:
+            if (path := shutil.which(tool)) and not (folder / tool).exists():
+                (folder / tool).symlink_to(path)
 
     def format_namenode(self) -> None:
         if not (self.data("namenode") / "current").exists():
@@ -413,12 +433,7 @@ class Cluster:
             return
         daemon.before()
         log = self.home / "logs" / f"{daemon.name}.log"
-        environ = {
-            **os.environ,
-            **daemon.environ,
-            "HADOOP_CONF_DIR": str(self.conf(daemon.name)),
-            "JAVA_HOME": self.java_home,
-        }
+        environ = {**daemon.environ, "HADOOP_CONF_DIR": str(self.conf(daemon.name))}
         with log.open("ab") as file:
             process = subprocess.Popen(
                 daemon.command,
@@ -431,10 +446,6 @@ class Cluster:
             )
         record = json.dumps({"pid": process.pid, "started": _started(process.pid)})
         (self.home / "run" / f"{daemon.name}.json").write_text(record)
-
-    @property
-    def java_home(self) -> str:
-        return str(Path(shutil.which(self.java) or self.java).resolve().parents[1])
 
     def up(self, services: Sequence[str]) -> None:
         """Start what is not running, and wait until all of it serves."""
@@ -496,7 +507,7 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         """What a client of the cluster sets."""
         conf = str(self.conf("client"))
-        return {"HADOOP_CONF_DIR": conf, "YARN_CONF_DIR": conf, "DRIVETRAIN_CLUSTER": str(self.home)}
+        return {"HADOOP_CONF_DIR": conf, "YARN_CONF_DIR": conf}
 
 
 YARN_SERVER: Final = "org.apache.hadoop.yarn.server"

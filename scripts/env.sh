@@ -88,7 +88,7 @@ prepare() {
   if [[ $1 == dev ]] && fresh stamp-dev build.txt run.txt jars.txt dev.txt; then return $wrong; fi
   python=$(find_python) || wrong=3
   ((wrong == 0)) || return $wrong
-  "$python" "$root/scripts/prepare.py" "$1" --home "$home" --java "$java" --python "$python"
+  PYTHONPATH=$root/lib "$python" "$root/scripts/prepare.py" "$1" --home "$home" --java "$java" --python "$python"
 }
 
 use_environment() {

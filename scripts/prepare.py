@@ -1,13 +1,12 @@
 """Prepares what Drivetrain needs below one folder: a virtual environment and the Delta jars, both pinned by hash.
 
-Called by scripts/env.sh where the stamp is missing or old; only the standard library is there yet. The stamp is written
-last, so that a run that was killed midway is done again by the next call.
+Called by scripts/env.sh where the stamp is missing or old; only the standard library and lib/ are there yet. The stamp
+is written last, so that a run that was killed midway is done again by the next call.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import os
 import shutil
@@ -19,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from drivetrain.locking import alone
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_LOCKS = ("build.txt", "run.txt", "jars.txt")
@@ -81,19 +82,6 @@ def step(what: str) -> Iterator[None]:
     start = time.monotonic()
     yield
     say(f"    done in {time.monotonic() - start:.1f} s")
-
-
-@contextmanager
-def alone(home: Path) -> Iterator[None]:
-    """Holds the folder's lock; the system lets go of it when this process and its children are gone."""
-    with (home / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say(f"another call is preparing {home}, waiting for it …")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        os.set_inheritable(lock.fileno(), True)  # uv or pip may outlive a killed parent: the lock lasts as long
-        yield
 
 
 def run(place: Place, command: Sequence[str | Path], advice: str) -> None:
@@ -283,7 +271,7 @@ def main() -> int:
     place = Place(args.home, ROOT / "locks", args.python, args.java)
     try:
         open_home(place.home)
-        with alone(place.home):
+        with alone(place.home, "preparing"):
             prepare(place, args.what)
     except PrepareError as error:
         say(str(error))

@@ -50,7 +50,7 @@ def test_ports_are_free_kept_and_may_be_given(
 ) -> None:
     first = module.Cluster(tmp_path, "java").ports
     assert len(set(first.values())) == len(first)
-    monkeypatch.setenv("DRIVETRAIN_PORT_NAMENODE", "4321")
+    monkeypatch.setenv("CLUSTER_PORT_NAMENODE", "4321")
     assert module.Cluster(tmp_path, "java").ports == {**first, "namenode": 4321}
 
 

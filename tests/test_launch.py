@@ -40,7 +40,7 @@ def unescape(text: str) -> str:
 
 
 def test_help_lists_jobs_without_running_them(root: Path) -> None:
-    listed = launch.help_text(root).split("jobs:\n")[1]
+    listed = launch.help_text(root).split("jobs:\n")[1].split("\n\n")[0]
     assert listed.splitlines()[::2] == ["  assess  ", "  etl     Loads everything."]
     assert listed.splitlines()[1].startswith("  bad     (cannot be read: ")
 
@@ -58,8 +58,29 @@ def test_own_options_are_told_from_the_jobs(root: Path) -> None:
     words = ["etl", "--days", "3", "--env", "yarn", "--set", "a=1", "x", "--set=b=2", "--print", "--", "--env", "mine"]
     call = launch.parse(words, root)
     assert call == launch.Call(
-        "etl", "yarn", root / "conf", ["a=1", "b=2"], True, ["--days", "3", "x", "--env", "mine"]
+        "etl", "yarn", root / "conf", ["a=1", "b=2"], None, True, None, ["--days", "3", "x", "--env", "mine"]
     )
+
+
+def test_verbs_ask_after_a_job_on_yarn(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = launch.parse(["wait", "etl", "--set", "a=1", "orders"], root)
+    assert (call.verb, call.job, call.env, call.sets, call.rest) == ("wait", "etl", "yarn", ["a=1"], ["orders"])
+    assert launch.parse(["kill", "etl", "--env", "local"], root).env == "local"
+    with pytest.raises(SystemExit):
+        launch.parse(["logs"], root)
+    assert "logs of which job? there are: assess, bad, etl" in capsys.readouterr().err
+
+
+def test_where_a_driver_runs_is_asked_of_yarn_only(root: Path) -> None:
+    assert launch.parse(["etl", "--deploy-mode", "cluster"], root).mode == "cluster"
+    with pytest.raises(SystemExit):
+        launch.parse(["etl", "--deploy-mode", "moon"], root)
+    (root / "conf").mkdir()
+    for name in ("base", "local"):
+        (root / "conf" / f"{name}.yaml").write_text("spark: {spark.master: local[2]}\n")
+    for words in (["etl", "--deploy-mode", "cluster"], ["status", "etl", "--env", "local"]):
+        with pytest.raises(DrivetrainError, match="is for jobs on YARN"):
+            launch.run([*words, "--conf-dir", str(root / "conf")], root)
 
 
 def test_own_options_may_come_first_and_are_not_abbreviated(root: Path) -> None:

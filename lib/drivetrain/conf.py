@@ -53,6 +53,8 @@ class SettingsModel(Model):
     database_prefix: str = Field("", pattern=f"^({NAME.pattern})?$", alias="database_prefix")
     make_feeds: MakeFeeds | None = Field(None, alias="make_feeds")
     queues: dict[str, str] = {}
+    staging: str | None = None
+    package_java: bool = Field(True, alias="package_java")
     spark: dict[str, str | int | float | bool | None] = {}
 
 

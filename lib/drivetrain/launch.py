@@ -26,13 +26,21 @@ SECRET_KEY = re.compile(r"secret|password|passphrase|token|credential|key(?!tab|
 
 KEY, VALUE = r"[A-Za-z0-9_.-]", r"[ -\[\]-~]"  # what a properties file may hold unescaped; the rest becomes \uXXXX
 USAGE = "./spark-submit.sh JOB [--env NAME] [--conf-dir DIR] [--set KEY=VALUE …] [--print] [the job's own arguments]"
+VERBS = {
+    "status": "how JOB does, or did last, on YARN",
+    "logs": "what it has written",
+    "wait": "waits until it ends, and ends as it does",
+    "kill": "ends it",
+}
 HELP = f"""Runs a job of Drivetrain with spark-submit; the first call prepares everything it needs.
 
 usage: {USAGE}
+       ./spark-submit.sh {"|".join(VERBS)} JOB [the same options]
 
   --env NAME        which environment's settings are laid over base.yaml: local (default) or yarn
   --conf-dir DIR    the folder of the pipeline (default: conf, beside this script)
   --set KEY=VALUE   sets one setting, as often as you like: --set spark.spark.sql.shuffle.partitions=8
+  --deploy-mode M   on YARN: client (default), or cluster, where the driver runs on a node too
   --print           shows the spark-submit command and starts nothing
   --help            shows this; JOB --help shows the job's own arguments
 
@@ -48,7 +56,9 @@ class Call:
     env: str
     conf_dir: Path
     sets: list[str] = field(default_factory=list)
+    mode: str | None = None
     show: bool = False
+    verb: str | None = None
     rest: list[str] = field(default_factory=list)
 
 
@@ -71,7 +81,9 @@ def summary(job: Path) -> str:
 def help_text(root: Path) -> str:
     jobs = job_files(root)
     width = max(map(len, jobs), default=0)
-    return HELP + ("\n".join(f"  {name:{width}}  {summary(path)}" for name, path in jobs.items()) or "  (none)")
+    listed = "\n".join(f"  {name:{width}}  {summary(path)}" for name, path in jobs.items()) or "  (none)"
+    verbs = "\n".join(f"  {verb:{width}}  {what}" for verb, what in VERBS.items())
+    return f"{HELP}{listed}\n\nof a job on YARN, from any machine:\n{verbs}"
 
 
 def find_job(root: Path, name: str) -> Path:
@@ -86,7 +98,8 @@ def find_job(root: Path, name: str) -> Path:
 def parse(words: Sequence[str], root: Path) -> Call:
     """Our own options may stand anywhere before a ``--``; everything else is the job's."""
     parser = argparse.ArgumentParser("spark-submit.sh", usage=USAGE, add_help=False, allow_abbrev=False)
-    parser.add_argument("--env", default="local")
+    parser.add_argument("--env")
+    parser.add_argument("--deploy-mode", choices=("client", "cluster"), dest="mode")
     parser.add_argument("--conf-dir", type=Path, default=root / "conf")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE")
     parser.add_argument("--print", action="store_true", dest="show")
@@ -97,8 +110,11 @@ def parse(words: Sequence[str], root: Path) -> Call:
     options, rest = parser.parse_known_args(own)
     if not rest or rest[0].startswith("-"):
         parser.error(f"the first word must be a job; there are: {', '.join(job_files(root)) or 'none'}")
-    conf_dir = Path(os.path.abspath(options.conf_dir))
-    return Call(rest[0], options.env, conf_dir, options.sets, options.show, rest[1:] + after)
+    verb = rest.pop(0) if rest[0] in VERBS else None
+    if verb and not rest:
+        parser.error(f"{verb} of which job? there are: {', '.join(job_files(root))}")
+    conf_dir, env = Path(os.path.abspath(options.conf_dir)), options.env or ("yarn" if verb else "local")
+    return Call(rest[0], env, conf_dir, options.sets, options.mode, options.show, verb, rest[1:] + after)
 
 
 # --- Spark's properties -------------------------------------------------------------------------------------------
@@ -175,24 +191,24 @@ def spark_home() -> Path:
     return Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages" / "pyspark"
 
 
-def command(call: Call, job: Path, root: Path, home: Path) -> list[str]:
-    from drivetrain.settings import layer
-
-    layered = layer(call.conf_dir, call.env, os.environ, call.sets)
-    settings = properties(layered.values.get("spark") or {}, java_options(call, root, home))
+def command(
+    job: Path, home: Path, settings: Mapping[str, str], words: Sequence[str], options: Sequence[str] = ()
+) -> list[str]:
+    """spark-submit with the settings in a file and more ``options``; ``words`` are for the job."""
     try:
         file = write_properties(home / "run", render(settings))
     except OSError as error:
         what = f"the Spark settings cannot be written here: {error.strerror}"
         fix = "name a folder of your own in DRIVETRAIN_HOME"
         raise DrivetrainError(Problem("home-unwritable", str(home / "run"), what, fix)) from error
-    jars = ",".join(jar.as_uri() for jar in sorted((home / "jars").glob("*.jar")))  # a URI, for a path may hold a comma
-    sets = [word for text in call.sets for word in ("--set", text)]
-    return [
-        str(spark_home() / "bin" / "spark-submit"),
-        *("--properties-file", str(file), "--load-spark-defaults", "--jars", jars, str(job)),
-        *("--env", call.env, "--conf-dir", str(call.conf_dir), *sets, *call.rest),
-    ]
+    every = ("--properties-file", str(file), "--load-spark-defaults", *options)
+    return [str(spark_home() / "bin" / "spark-submit"), *every, str(job), *words]
+
+
+def job_words(call: Call, conf_dir: Path | None, sets: Sequence[str]) -> list[str]:
+    """The arguments by which the job reads the same conf; without a folder it takes the one that stands beside it."""
+    folder = ["--conf-dir", str(conf_dir)] if conf_dir else []
+    return ["--env", call.env, *folder, *[word for text in sets for word in ("--set", text)], *call.rest]
 
 
 def run(words: Sequence[str], root: Path) -> NoReturn:
@@ -203,13 +219,37 @@ def run(words: Sequence[str], root: Path) -> NoReturn:
     if not (spark_home() / "bin" / "spark-submit").is_file():
         what = "the virtual environment holds no pyspark: was the Python it was made from replaced?"
         raise DrivetrainError(Problem("environment", sys.prefix, what, "delete this folder and call again"))
-    full = command(call, job, root, Path(os.environ.get("DRIVETRAIN_HOME") or root / ".drivetrain"))
+    from drivetrain.settings import layer
+
+    home = Path(os.environ.get("DRIVETRAIN_HOME") or root / ".drivetrain")
     os.environ["SPARK_HOME"] = str(spark_home())
+    layered = layer(call.conf_dir, call.env, os.environ, call.sets)
+    spark = layered.values.get("spark") or {}
+    if spark.get("spark.master") == "yarn":
+        from drivetrain import submit
+
+        raise SystemExit(submit.run(call, job, root, home, layered.values))
+    if call.verb or call.mode:
+        what = f"{call.verb or '--deploy-mode'} is for jobs on YARN, and spark.master of --env {call.env} is not yarn"
+        raise DrivetrainError(Problem("not-yarn", f"--env {call.env}", what, "write --env yarn"))
+    jars = ",".join(jar.as_uri() for jar in sorted((home / "jars").glob("*.jar")))  # a URI, for a path may hold a comma
+    settings = properties(spark, java_options(call, root, home))
+    words = job_words(call, call.conf_dir, call.sets)
+    start(call, command(job, home, settings, words, ("--jars", jars)))
+
+
+def start(call: Call, full: list[str]) -> NoReturn:
+    """Become spark-submit, or show it."""
     if call.show:
-        print(shlex.join(["env", *(f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ), *full]))
+        show(full)
         raise SystemExit(0)
     streams.offer()
     os.execv(full[0], full)
+
+
+def show(full: Sequence[str]) -> None:
+    given = (f"{name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ)
+    print(shlex.join(["env", *given, *full]))
 
 
 def main(words: Sequence[str]) -> NoReturn:

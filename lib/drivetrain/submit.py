@@ -1,0 +1,290 @@
+"""A job on YARN: what nodes need is staged on HDFS once, a job that runs already is not started again, and anyone may
+ask after it from any machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from drivetrain import conf as conf_reader
+from drivetrain import hadoop, launch, package
+from drivetrain.contracts import ROOT
+from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.hadoop import LIVE, Application, Hadoop
+from drivetrain.launch import Call
+from drivetrain.settings import NOT_SETTINGS, PREFIX
+
+ASKING: Final = ("plan", "sql")  # jobs that write nothing: each call is one of its own
+OURS: Final = "drivetrain"
+UNUSED_SECONDS: Final = 86_400  # a staged archive that nobody has asked for in this time may go
+POLL_SECONDS: Final = 1.0
+INTERRUPTED: Final = 130
+NODE_LOG4J: Final = "-Dlog4j2.configurationFile=app/conf/log4j2.properties"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is asked of the cluster: a job with its own arguments over one warehouse."""
+
+    job: str
+    arguments: tuple[str, ...]
+    warehouse: str
+
+    @property
+    def tag(self) -> str:
+        """Tells this job over this warehouse from all others."""
+        return f"{OURS}-{_digest(self.warehouse)}-{self.job}"
+
+    @property
+    def exact_tag(self) -> str:
+        """As ``tag``, with the arguments too."""
+        return f"{self.tag}-{_digest(json.dumps(self.arguments))}"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Where the archives stand on the cluster's file system."""
+
+    environment: str
+    application: str
+    spark: str
+    pyspark: str
+
+
+# --- Staging ------------------------------------------------------------------------------------------------------
+
+
+def staged(cluster: Hadoop, call: Call, root: Path, home: Path, values: Mapping[str, Any]) -> Staged:
+    """Where nodes find the archives, which are made and put there if they are not yet; with --print nothing is put."""
+    archives = package.build(root, home, call.conf_dir, java=bool(values.get("package_java", True)))
+    folder = str(values.get("staging") or f"{cluster.home()}/.{OURS}")
+    every = (archives.environment, archives.application, archives.spark, archives.pyspark)
+    if not call.show:
+        cluster.await_writable()
+        stage(cluster, folder, every)
+    return Staged(*[f"{folder}/{archive.name}" for archive in every])
+
+
+def stage(cluster: Hadoop, folder: str, archives: Sequence[Path]) -> None:
+    """Put the archives where nodes fetch them, those that are not there yet; take away what nobody uses.
+
+    Raises:
+        DrivetrainError: the folder cannot be written.
+    """
+    places = [f"{folder}/{archive.name}" for archive in archives]
+    try:
+        for archive, place in zip(archives, places, strict=True):
+            if not cluster.files.find(place):
+                size = archive.stat().st_size / 2**20
+                print(f"staging {archive.name}, {size:,.0f} MB, in {folder} (once) …", file=sys.stderr, flush=True)
+                cluster.files.put(archive, place, replace=False)
+            _touch(cluster, f"{place}.used")
+        for old in unused(cluster, folder, places):
+            cluster.files.remove(old)
+            cluster.files.remove(f"{old}.used")
+    except OSError as error:
+        fix = "name a folder of yours on the cluster's file system: --set staging=hdfs:///…"
+        raise DrivetrainError(Problem("staging", folder, f"it cannot be written: {error.strerror}", fix)) from None
+
+
+def unused(cluster: Hadoop, folder: str, wanted: Sequence[str]) -> list[str]:
+    """Archives that are neither wanted, nor asked for lately, nor those of an application that lives."""
+    tags = {tag for app in cluster.applications(OURS, states=LIVE) for tag in app.tags}
+    found = {file.path: file for file in cluster.files.walk(folder)}
+    oldest = (time.time() - UNUSED_SECONDS) * 1e9
+    archives = [path for path in found if not path.endswith(".used") and path not in map(cluster.qualified, wanted)]
+    return [
+        path
+        for path in archives
+        if use_tag(path) not in tags and found.get(f"{path}.used", found[path]).modified < oldest
+    ]
+
+
+def use_tag(place: str) -> str:
+    """The tag by which an application says that it uses an archive."""
+    return f"{OURS}-uses-{place.rsplit('/', 1)[-1].split('.')[0]}"
+
+
+def _touch(cluster: Hadoop, place: str) -> None:
+    # The archive's own time must stay: YARN refuses a resource whose time is not the one that was submitted.
+    with tempfile.NamedTemporaryFile() as empty:
+        cluster.files.put(Path(empty.name), place)
+
+
+# --- Spark's settings ---------------------------------------------------------------------------------------------
+
+
+def yarn_settings(places: Staged, tags: Sequence[str], queue: str, mode: str, home: Path) -> dict[str, str]:
+    """The settings by which Spark on YARN uses what is staged."""
+    made = {
+        "spark.submit.deployMode": mode,
+        "spark.yarn.archive": places.spark,
+        "spark.yarn.dist.archives": f"{places.environment}#env,{places.application}#app",
+        "spark.pyspark.python": "./env/bin/python",
+        "spark.yarn.tags": ",".join(tags),
+        "spark.yarn.queue": queue,
+    }
+    for side in ("spark.yarn.appMasterEnv", "spark.executorEnv"):
+        made |= {f"{side}.PYTHONPATH": "./app/lib", f"{side}.JAVA_HOME": "./env/java"}
+    if mode == "cluster":
+        made |= {"spark.pyspark.driver.python": "./env/bin/python", "spark.yarn.submit.waitAppCompletion": "false"}
+    else:
+        made |= {"spark.pyspark.driver.python": sys.executable, "spark.driver.extraClassPath": f"{home}/jars/*"}
+    return made
+
+
+def sets_of(call: Call, environ: Mapping[str, str]) -> list[str]:
+    """--set for a driver on a node, which does not see the caller's DRIVETRAIN_ variables."""
+    named = sorted(name for name in environ if name.startswith(PREFIX) and name not in NOT_SETTINGS)
+    keys = {name: name.removeprefix(PREFIX).lower().replace("__", ".") for name in named}
+    return [*[f"{keys[name]}={environ[name]}" for name in named], *call.sets]
+
+
+# --- Running ------------------------------------------------------------------------------------------------------
+
+
+def run(call: Call, job: Path, root: Path, home: Path, values: Mapping[str, Any]) -> int:
+    """Submit the job, attach to it where it runs already, or ask after it. Returns the exit code."""
+    spark = values.get("spark") or {}
+    mode = call.mode or str(spark.get("spark.submit.deployMode") or "client")
+    java = NODE_LOG4J if mode == "cluster" else launch.java_options(call, root, home)
+    settings, jars = launch.properties(spark, java), launch.spark_home() / "jars"
+    with hadoop.connected(jars, settings) as cluster:
+        work = Work(call.job, tuple(call.rest), cluster.qualified(str(values.get("warehouse"))))
+        if call.verb:
+            return ask(call.verb, work, cluster, jars)
+        if mode == "cluster":
+            conf_reader.load(call.conf_dir, call.env, sets=call.sets)  # all its errors now, not on a node
+        running = [] if call.job in ASKING or call.show else cluster.applications(work.exact_tag, states=LIVE)
+        if running:
+            print(f"{call.job} runs already, as {running[0].id}: waiting for that", file=sys.stderr)
+            return finish(cluster, running[0], jars)
+        queue = settings.get("spark.yarn.queue") or (values.get("queues") or {}).get(call.job, "default")
+        if note := None if call.show else cluster.check_queue(queue):
+            print(note, file=sys.stderr)
+        places = staged(cluster, call, root, home, values)
+        uses = [use_tag(place) for place in (places.environment, places.application, places.spark)]
+        mine = f"{OURS}-call-{uuid4().hex[:12]}"
+        tags = (OURS, work.tag, work.exact_tag, mine, *uses)
+        settings |= yarn_settings(places, tags, queue, mode, home)
+        os.environ["PYSPARK_ARCHIVES_PATH"] = places.pyspark
+        if mode == "client":
+            full = launch.command(job, home, settings, launch.job_words(call, call.conf_dir, call.sets))
+        else:
+            full = launch.command(job, home, settings, launch.job_words(call, None, sets_of(call, os.environ)))
+            if not call.show:
+                return submitted(cluster, full, mine, jars)
+    launch.start(call, full)
+
+
+def submitted(cluster: Hadoop, full: Sequence[str], tag: str, jars: Path) -> int:
+    """Hand the job to YARN, and stay with it to its end; whoever interrupts that leaves it running."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it would reach the nodes
+    options = f"-Dlog4j2.configurationFile={(ROOT / 'conf' / 'log4j2.properties').as_uri()}"
+    done = subprocess.run(full, env={**environ, "SPARK_SUBMIT_OPTS": options}, stdin=subprocess.DEVNULL)
+    found = cluster.applications(tag)
+    if done.returncode or not found:
+        return done.returncode or 1
+    try:
+        return finish(cluster, found[0], jars)
+    except KeyboardInterrupt:
+        print(f"{found[0].id} runs on; status, logs, wait and kill tell of it", file=sys.stderr)
+        return INTERRUPTED
+
+
+def finish(cluster: Hadoop, app: Application, jars: Path) -> int:
+    """Wait for the application; then what its driver wrote, where that was on a node."""
+    ended = follow(cluster, app)
+    print_driver(ended, jars)
+    return code(ended)
+
+
+def follow(cluster: Hadoop, app: Application) -> Application:
+    """Wait until the application ends; say how it does when that changes."""
+    said = ""
+    while True:
+        now = f"{app.id} {app.state.lower()} in queue {app.queue}, attempt {max(app.attempt, 1)}"
+        if now != said:
+            print(f"{datetime.now():%H:%M:%S} {now}", file=sys.stderr, flush=True)
+            said = now
+        if app.ended:
+            return app
+        time.sleep(POLL_SECONDS)
+        app = cluster.application(app.id)
+
+
+def code(app: Application) -> int:
+    """The exit code that tells how an application ended; what it said of a failure goes to stderr."""
+    if app.final == "SUCCEEDED":
+        return 0
+    print(f"✗ {app.id} ended {app.final}: {app.diagnostics[:2000]}", file=sys.stderr)
+    return 1
+
+
+def print_driver(app: Application, spark_jars: Path) -> None:
+    """What the driver of a cluster-mode job has written: data on stdout, talk on stderr."""
+    for log, stream in (("stderr", sys.stderr), ("stdout", sys.stdout)):
+        text = read_log(app, spark_jars, log)
+        stream.write(text)
+        stream.flush()
+
+
+def read_log(app: Application, spark_jars: Path, log: str) -> str:
+    """A log of the last attempt's first container, from YARN's log aggregation or from its node."""
+    words = ["-applicationId", app.id, "-am", "-1", "-log_files", log, "-size_limit_mb", "-1"]
+    command = [
+        hadoop.java(), *hadoop.JVM, "-cp", hadoop.class_path(spark_jars), "org.apache.hadoop.yarn.client.cli.LogsCLI",
+        *words,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    return _body(done.stdout)
+
+
+def _body(text: str) -> str:
+    """The log without the frame that YARN puts around it."""
+    begin, end = "LogContents:\n", "\nEnd of LogType:"
+    return text.partition(begin)[2].rpartition(end)[0].removesuffix("\n") + "\n" if begin in text else ""
+
+
+def ask(verb: str, work: Work, cluster: Hadoop, spark_jars: Path) -> int:
+    """status, logs, wait or kill. Returns the exit code."""
+    found = cluster.applications(work.exact_tag if work.arguments else work.tag)
+    if not found:
+        what = f"YARN knows of no {work.job} over {work.warehouse}"
+        raise DrivetrainError(Problem("no-application", work.job, what, "start it, or check --env and --set warehouse"))
+    newest = next((app for app in found if not app.ended), found[0])
+    if verb == "status":
+        for app in found[:10]:
+            began = datetime.fromtimestamp(app.started)
+            print(
+                f"{app.id}  {began:%Y-%m-%d %H:%M:%S}  {app.state:9}  {app.final:9}  {app.queue}  {app.user}  {app.url}"
+            )
+        return 0
+    if verb == "kill":
+        if not newest.ended:
+            cluster.kill(newest.id)
+        return 0 if newest.ended else _said(follow(cluster, newest))
+    if verb == "wait":
+        return code(follow(cluster, newest))
+    print_driver(newest, spark_jars)
+    return 0
+
+
+def _said(app: Application) -> int:
+    print(f"{app.id} is {app.state.lower()}", file=sys.stderr)
+    return 0
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
