@@ -20,6 +20,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -409,6 +410,22 @@ class Cluster:
         if not self.psql("postgres", "SELECT 1 FROM pg_database WHERE datname = 'metastore'").stdout.strip():
             self.psql("postgres", "CREATE ROLE hive LOGIN")
             self.psql("postgres", "CREATE DATABASE metastore OWNER hive")
+        if not self.psql("metastore", "SELECT 1 FROM pg_tables WHERE tablename = 'TBL_PRIVS'").stdout.strip():
+            self.make_metastore_tables()
+
+    def make_metastore_tables(self) -> None:
+        """All tables at once: the metastore makes each when it first needs it, and then waits for its own locks."""
+        jars, home = next(self.venv.glob("lib/python*/site-packages/pyspark/jars")), self.data("metastore")
+        with zipfile.ZipFile(next(jars.glob("hive-metastore-*.jar"))) as jar:
+            jar.extract("package.jdo", home)
+        settings = {**self.metastore_settings(), "datanucleus.identifierFactory": "datanucleus1",
+                    "datanucleus.rdbms.useLegacyNativeValueStrategy": True}  # fmt: skip
+        properties = home / "tables.properties"
+        properties.write_text("".join(f"{key}={str(value).lower() if value is True else value}\n"
+                                      for key, value in settings.items()))  # fmt: skip
+        words = [self.java, "-cp", f"{jars}/*:{self.jars}/*", "org.datanucleus.store.schema.SchemaTool", "-create",
+                 "-props", str(properties), str(home / "package.jdo")]  # fmt: skip
+        self.run_once("metastore-tables", words)
 
     # --- Processes ---
 

@@ -77,7 +77,7 @@ def test_where_a_driver_runs_is_asked_of_yarn_only(root: Path) -> None:
         launch.parse(["etl", "--deploy-mode", "moon"], root)
     (root / "conf").mkdir()
     for name in ("base", "local"):
-        (root / "conf" / f"{name}.yaml").write_text("spark: {spark.master: local[2]}\n")
+        (root / "conf" / f"{name}.yaml").write_text("spark:\n  spark.master: local[2]\n")
     for words in (["etl", "--deploy-mode", "cluster"], ["status", "etl", "--env", "local"]):
         with pytest.raises(DrivetrainError, match="is for jobs on YARN"):
             launch.run([*words, "--conf-dir", str(root / "conf")], root)

@@ -125,9 +125,10 @@ def _touch(cluster: Hadoop, place: str) -> None:
 # --- Spark's settings ---------------------------------------------------------------------------------------------
 
 
-def yarn_settings(places: Staged, tags: Sequence[str], queue: str, mode: str, home: Path) -> dict[str, str]:
+def yarn_settings(job: str, places: Staged, tags: Sequence[str], queue: str, mode: str, home: Path) -> dict[str, str]:
     """The settings by which Spark on YARN uses what is staged."""
     made = {
+        "spark.app.name": f"{OURS} {job}",
         "spark.submit.deployMode": mode,
         "spark.yarn.archive": places.spark,
         "spark.yarn.dist.archives": f"{places.environment}#env,{places.application}#app",
@@ -177,7 +178,7 @@ def run(call: Call, job: Path, root: Path, home: Path, values: Mapping[str, Any]
         uses = [use_tag(place) for place in (places.environment, places.application, places.spark)]
         mine = f"{OURS}-call-{uuid4().hex[:12]}"
         tags = (OURS, work.tag, work.exact_tag, mine, *uses)
-        settings |= yarn_settings(places, tags, queue, mode, home)
+        settings |= yarn_settings(call.job, places, tags, queue, mode, home)
         os.environ["PYSPARK_ARCHIVES_PATH"] = places.pyspark
         if mode == "client":
             full = launch.command(job, home, settings, launch.job_words(call, call.conf_dir, call.sets))
