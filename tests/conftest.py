@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +16,37 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = Path(os.environ.get("DRIVETRAIN_HOME", ROOT / ".drivetrain"))
+
+
+class Daemons:
+    """A cluster that scripts/cluster.py keeps in a folder of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.state = home, home / "cluster"
+
+    def call(self, *words: str) -> str:
+        program = [sys.executable, ROOT / "scripts" / "cluster.py", "--home", self.home, "--java", shutil.which("java")]
+        done = subprocess.run([*map(str, program), *words], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {"HADOOP_CONF_DIR": str(self.state / "conf" / "client")}
+
+    def port(self, name: str) -> int:
+        return int(json.loads((self.state / "ports.json").read_text())[name])
+
+    @property
+    def root(self) -> str:
+        return f"hdfs://127.0.0.1:{self.port('namenode')}"
+
+    def kill(self, name: str) -> None:
+        """kill -9; returns when the process is gone."""
+        pid = json.loads((self.state / "run" / f"{name}.json").read_text())["pid"]
+        os.kill(pid, signal.SIGKILL)
+        while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]:
+            time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +94,25 @@ def run_pipeline(spark: object) -> Callable[..., object]:
         return Pipeline(spark, conf, run_id, "batch", Progress(run_id)).transform(datasets)  # type: ignore[arg-type]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
+    """HDFS, YARN and the metastore, for all tests that need them."""
+    for program, package in (("mvn", "maven"), ("psql", "postgresql")):
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not installed: apt-get install {package}")
+    home = tmp_path_factory.mktemp("daemons")
+    if os.geteuid() == 0:  # PostgreSQL's user must get to its data
+        for folder in (home, *home.parents[:2]):
+            folder.chmod(0o755)
+    (home / "cluster").mkdir()
+    for part in ("venv", "jars", "cluster/jars"):  # what has been fetched need not be fetched again
+        if (STATE / part).exists():
+            (home / part).symlink_to(STATE / part)
+    daemons = Daemons(home)
+    try:
+        daemons.call("up")
+        yield daemons
+    finally:
+        daemons.call("down")

@@ -197,7 +197,7 @@ class HadoopFiles:
         with tempfile.TemporaryDirectory(prefix="drivetrain-") as folder:
             local = Path(folder, path.rsplit("/", 1)[-1])
             with _translated(path):
-                self._system(path).copyToLocalFile(False, self._path(path), self._path(local.as_uri()), True)
+                self._system(path).copyToLocalFile(False, self._path(path), self._path(f"file:{local}"), True)
             yield local
 
     def put(self, source: Path, path: str, replace: bool = True) -> None:
@@ -205,7 +205,7 @@ class HadoopFiles:
         draft = self._path(f"{path}.{os.getpid()}.new")
         with _translated(path):
             system.mkdirs(target.getParent())
-            system.copyFromLocalFile(False, True, self._path(source.absolute().as_uri()), draft)
+            system.copyFromLocalFile(False, True, self._path(f"file:{source.absolute()}"), draft)
             if replace:
                 system.delete(target, True)
             if not system.rename(draft, target):  # another process was first

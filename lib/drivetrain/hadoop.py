@@ -6,9 +6,12 @@ The clients read HADOOP_CONF_DIR and know Kerberos, high availability and every 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +35,8 @@ PATIENCE: Final = {
     "ipc.client.connect.timeout": "10000",
 }
 SAFE_MODE_SECONDS: Final = 60
+LOGS: Final = ("stdout", "stderr")
+MOST_BYTES: Final = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,34 @@ class Hadoop:
         with self._manager():
             self.yarn.killApplication(self._id(id_))
 
+    def driver_logs(self, app: Application) -> dict[str, str]:
+        """stdout and stderr of the last attempt's first container, in which a cluster-mode driver runs; what cannot be
+        had yet is not there. Of an application that runs they come from its node, else from YARN's aggregated logs."""
+        with self._manager():
+            report = self.yarn.getApplicationReport(self._id(app.id))
+            attempt = self.yarn.getApplicationAttemptReport(report.getCurrentApplicationAttemptId())
+            container = attempt.getAMContainerId()
+            if container is None:
+                return {}
+            if app.ended:
+                return self._aggregated(app, str(container))
+            node = str(self.yarn.getContainerReport(container).getNodeHttpAddress())
+        return _served(node if "//" in node else f"http://{node}", str(container))
+
+    def _aggregated(self, app: Application, container: str) -> dict[str, str]:
+        aggregation = self.jvm.org.apache.hadoop.yarn.logaggregation
+        request, reader = aggregation.ContainerLogsRequest(), aggregation.LogCLIHelpers()
+        request.setAppId(self._id(app.id))
+        request.setAppOwner(app.user)
+        request.setLogTypes(self._set(self.jvm.java.util.HashSet(), LOGS))
+        request.setBytes(MOST_BYTES)
+        reader.setConf(self.configuration)
+        with tempfile.TemporaryDirectory(prefix="drivetrain-") as folder:
+            request.setOutputLocalDir(folder)
+            reader.dumpAllContainersLogs(request)
+            texts = [file.read_text("utf-8", "replace") for file in Path(folder).glob(f"*/{container}")]
+        return {kind: text for whole in texts for kind, text in sections(whole)}
+
     def check_queue(self, queue: str) -> str | None:
         """What a person should know of a queue before a job goes there; None where it has room.
 
@@ -211,6 +244,26 @@ def connected(spark_jars: Path, settings: Mapping[str, str]) -> Iterator[Hadoop]
         yield Hadoop(gateway.jvm, settings)
     finally:
         gateway.shutdown()
+
+
+def sections(text: str) -> list[tuple[str, str]]:
+    """(log, its text) of each log that YARN has put into one file of a container."""
+    return re.findall(r"^LogType:(\S+)\n.*?^LogContents:\n(.*?)\n?^End of LogType:\1", text, re.DOTALL | re.MULTILINE)
+
+
+def _served(node: str, container: str) -> dict[str, str]:
+    """The logs as the node itself serves them."""
+    found: dict[str, str] = {}
+    for log in LOGS:
+        address = f"{node}/ws/v1/node/containers/{container}/logs/{log}"
+        try:
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                whole = answer.read().decode("utf-8", "replace")
+        except OSError as error:
+            print(f"{log} cannot be read from {address}: {error}", file=sys.stderr)
+            continue
+        found |= dict(sections(whole)) or {log: whole}
+    return found
 
 
 @contextmanager

@@ -30,6 +30,7 @@ OURS: Final = "drivetrain"
 UNUSED_SECONDS: Final = 86_400  # a staged archive that nobody has asked for in this time may go
 POLL_SECONDS: Final = 1.0
 INTERRUPTED: Final = 130
+COLLECTED_SECONDS: Final = 30.0
 NODE_LOG4J: Final = "-Dlog4j2.configurationFile=app/conf/log4j2.properties"
 
 
@@ -160,17 +161,17 @@ def run(call: Call, job: Path, root: Path, home: Path, values: Mapping[str, Any]
     spark = values.get("spark") or {}
     mode = call.mode or str(spark.get("spark.submit.deployMode") or "client")
     java = NODE_LOG4J if mode == "cluster" else launch.java_options(call, root, home)
-    settings, jars = launch.properties(spark, java), launch.spark_home() / "jars"
-    with hadoop.connected(jars, settings) as cluster:
+    settings = launch.properties(spark, java)
+    with hadoop.connected(launch.spark_home() / "jars", settings) as cluster:
         work = Work(call.job, tuple(call.rest), cluster.qualified(str(values.get("warehouse"))))
         if call.verb:
-            return ask(call.verb, work, cluster, jars)
+            return ask(call.verb, work, cluster)
         if mode == "cluster":
             conf_reader.load(call.conf_dir, call.env, sets=call.sets)  # all its errors now, not on a node
         running = [] if call.job in ASKING or call.show else cluster.applications(work.exact_tag, states=LIVE)
         if running:
             print(f"{call.job} runs already, as {running[0].id}: waiting for that", file=sys.stderr)
-            return finish(cluster, running[0], jars)
+            return finish(cluster, running[0])
         queue = settings.get("spark.yarn.queue") or (values.get("queues") or {}).get(call.job, "default")
         if note := None if call.show else cluster.check_queue(queue):
             print(note, file=sys.stderr)
@@ -185,11 +186,11 @@ def run(call: Call, job: Path, root: Path, home: Path, values: Mapping[str, Any]
         else:
             full = launch.command(job, home, settings, launch.job_words(call, None, sets_of(call, os.environ)))
             if not call.show:
-                return submitted(cluster, full, mine, jars)
+                return submitted(cluster, full, mine)
     launch.start(call, full)
 
 
-def submitted(cluster: Hadoop, full: Sequence[str], tag: str, jars: Path) -> int:
+def submitted(cluster: Hadoop, full: Sequence[str], tag: str) -> int:
     """Hand the job to YARN, and stay with it to its end; whoever interrupts that leaves it running."""
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it would reach the nodes
     options = f"-Dlog4j2.configurationFile={(ROOT / 'conf' / 'log4j2.properties').as_uri()}"
@@ -198,16 +199,16 @@ def submitted(cluster: Hadoop, full: Sequence[str], tag: str, jars: Path) -> int
     if done.returncode or not found:
         return done.returncode or 1
     try:
-        return finish(cluster, found[0], jars)
+        return finish(cluster, found[0])
     except KeyboardInterrupt:
         print(f"{found[0].id} runs on; status, logs, wait and kill tell of it", file=sys.stderr)
         return INTERRUPTED
 
 
-def finish(cluster: Hadoop, app: Application, jars: Path) -> int:
+def finish(cluster: Hadoop, app: Application) -> int:
     """Wait for the application; then what its driver wrote, where that was on a node."""
     ended = follow(cluster, app)
-    print_driver(ended, jars)
+    print_driver(cluster, ended, COLLECTED_SECONDS)
     return code(ended)
 
 
@@ -233,32 +234,20 @@ def code(app: Application) -> int:
     return 1
 
 
-def print_driver(app: Application, spark_jars: Path) -> None:
-    """What the driver of a cluster-mode job has written: data on stdout, talk on stderr."""
+def print_driver(cluster: Hadoop, app: Application, seconds: float) -> None:
+    """What the driver of a cluster-mode job has written: data on stdout, talk on stderr. YARN collects the logs of an
+    application that has just ended within seconds."""
+    deadline = time.monotonic() + seconds
+    while not (logs := cluster.driver_logs(app)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
     for log, stream in (("stderr", sys.stderr), ("stdout", sys.stdout)):
-        text = read_log(app, spark_jars, log)
-        stream.write(text)
+        stream.write(logs.get(log, ""))
         stream.flush()
+    if not logs:
+        print(f"YARN has no logs of {app.id}; is log aggregation on? see {app.url}", file=sys.stderr)
 
 
-def read_log(app: Application, spark_jars: Path, log: str) -> str:
-    """A log of the last attempt's first container, from YARN's log aggregation or from its node."""
-    words = ["-applicationId", app.id, "-am", "-1", "-log_files", log, "-size_limit_mb", "-1"]
-    command = [
-        hadoop.java(), *hadoop.JVM, "-cp", hadoop.class_path(spark_jars), "org.apache.hadoop.yarn.client.cli.LogsCLI",
-        *words,
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    return _body(done.stdout)
-
-
-def _body(text: str) -> str:
-    """The log without the frame that YARN puts around it."""
-    begin, end = "LogContents:\n", "\nEnd of LogType:"
-    return text.partition(begin)[2].rpartition(end)[0].removesuffix("\n") + "\n" if begin in text else ""
-
-
-def ask(verb: str, work: Work, cluster: Hadoop, spark_jars: Path) -> int:
+def ask(verb: str, work: Work, cluster: Hadoop) -> int:
     """status, logs, wait or kill. Returns the exit code."""
     found = cluster.applications(work.exact_tag if work.arguments else work.tag)
     if not found:
@@ -278,7 +267,7 @@ def ask(verb: str, work: Work, cluster: Hadoop, spark_jars: Path) -> int:
         return 0 if newest.ended else _said(follow(cluster, newest))
     if verb == "wait":
         return code(follow(cluster, newest))
-    print_driver(newest, spark_jars)
+    print_driver(cluster, newest, 0)
     return 0
 
 
