@@ -24,7 +24,7 @@ from py4j.protocol import Py4JError, Py4JJavaError
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.files import HadoopFiles
 
-JARS: Final = ("hadoop-client-*", "slf4j-api*", "log4j*", "jcl-over*", "py4j*")
+JARS: Final = ("hadoop-client-*", "slf4j-api*", "log4j*", "jcl-over*", "commons-io*", "py4j*")
 JVM: Final = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dlog4j2.level=ERROR")
 LIVE: Final = ("NEW", "NEW_SAVING", "SUBMITTED", "ACCEPTED", "RUNNING")
 # How long an answer is waited for before the person is told; Hadoop's own default is a quarter of an hour.
