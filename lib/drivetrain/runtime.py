@@ -35,7 +35,7 @@ NOT_OF_LIBRARY: Final = re.compile(
     r"|lib-dynload/(?:_test|_ctypes_test|_xx|xx|_tkinter|_curses|readline|nis|ossaudiodev|_crypt|_dbm|_gdbm)"
 )
 # Of the packages: tests, sample data, what a compiler reads or a type checker; Arrow's network protocol; fonts
-# and their readers for formats other than SVG and PNG, and RECORD, which would list all of that.
+# for formats other than SVG and PNG; and RECORD, which would list all of that.
 NOT_OF_PACKAGES: Final = re.compile(
     r"\.\./|(?:.*/)?(?:test|tests|__pycache__|include)/(?!_natype\.py$)"  # numpy itself imports that one
     r"|.*\.(?:pyc|pyi|pyx|pxd|pxi|tp|in|c|cc|cpp|h|hpp|f|f90|a|build|rst)$"
