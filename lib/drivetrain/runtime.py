@@ -155,7 +155,7 @@ def compiled(entries: Iterable[Entry], work: Path) -> Iterator[Entry]:
     """Byte code of the modules. It is taken unasked, since unpacking changes the times by which it is checked."""
     modules = {str(entry.content): entry for entry in entries if entry.name.endswith(".py")}
     roots = [str(Path(os.__file__).parent), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    # A set's order follows from the hashes of its members: it is part of the code.
+    # Before Python 3.11 the order of a set, which follows from hashes, is part of the code.
     environ = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPYCACHEPREFIX": str(work)}
     running = []
     for i, root in enumerate(dict.fromkeys(roots)):
