@@ -35,7 +35,7 @@ NOT_OF_LIBRARY: Final = re.compile(
     r"|lib-dynload/(?:_test|_ctypes_test|_xx|xx|_tkinter|_curses|readline|nis|ossaudiodev|_crypt|_dbm|_gdbm)"
 )
 # Of the packages: tests, sample data, what a compiler reads or a type checker; Arrow's network protocol; fonts
-# and their readers for formats other than SVG and PNG, and RECORD, which would list all of that.
+# for formats other than SVG and PNG; and RECORD, which would list all of that.
 NOT_OF_PACKAGES: Final = re.compile(
     r"\.\./|(?:.*/)?(?:test|tests|__pycache__|include)/(?!_natype\.py$)"  # numpy itself imports that one
     r"|.*\.(?:pyc|pyi|pyx|pxd|pxi|tp|in|c|cc|cpp|h|hpp|f|f90|a|build|rst)$"
@@ -155,7 +155,7 @@ def compiled(entries: Iterable[Entry], work: Path) -> Iterator[Entry]:
     """Byte code of the modules. It is taken unasked, since unpacking changes the times by which it is checked."""
     modules = {str(entry.content): entry for entry in entries if entry.name.endswith(".py")}
     roots = [str(Path(os.__file__).parent), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    # A set's order follows from the hashes of its members: it is part of the code.
+    # Before Python 3.11 the order of a set, which follows from hashes, is part of the code.
     environ = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPYCACHEPREFIX": str(work)}
     running = []
     for i, root in enumerate(dict.fromkeys(roots)):
