@@ -15,6 +15,6 @@ ops                                a row for each step, the ledger that adds up:
 assess, plan, report, query        what is there, what would be done, what was done, and asking the tables
 job, session, catalog, progress    arguments and locks, the only SparkSession, names for tables, talk on stderr
 files                              where all of that stands: this machine, or HDFS
-launch, submit, hadoop             from the command line to spark-submit; on YARN: staging, attaching, asking after a job
+launch, submit, hadoop             from the command line to spark-submit; on YARN: staging, attaching, asking
 package, runtime, archive, locking what YARN's nodes are given: archives that are the same each time
 """

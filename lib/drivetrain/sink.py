@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
 from typing import Any
 
+from delta.exceptions import DeltaConcurrentModificationException
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -21,6 +22,7 @@ METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 TXN_APP = "spark.databricks.delta.write.txnAppId"
 TXN_VERSION = "spark.databricks.delta.write.txnVersion"
 RECENT = 20
+CONFLICTS = 5  # with other writers, after which a change fails
 
 
 @dataclass(frozen=True)
@@ -108,20 +110,31 @@ class Table:
         ``reach``, an extent of the rows in some of those columns, which spares reading what lies outside of it."""
         same = [F.col(f"t.{name}") == F.col(f"s.{name}") for name in on]
         near = reach.covers({name: F.col(f"t.{name}") for name in on}) if reach else F.lit(True)
-        table = DeltaTable.forPath(self.spark, self.path).alias("t")
-        merge = table.merge(rows.alias("s"), reduce(Column.__and__, same) & near)
-        with self._session_confs(txn, metadata):
-            merge.withSchemaEvolution().whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
+
+        def merge(table: DeltaTable) -> None:
+            made = table.alias("t").merge(rows.alias("s"), reduce(Column.__and__, same) & near)
+            made.withSchemaEvolution().whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
+
+        self._change(merge, txn, metadata)
 
     def update(self, condition: str, changes: Mapping[str, str], txn: Txn, metadata: Mapping[str, Any]) -> None:
         """Set columns to SQL expressions in rows that fulfil the condition."""
-        with self._session_confs(txn, metadata):
-            DeltaTable.forPath(self.spark, self.path).update(condition, dict(changes))
+        self._change(lambda table: table.update(condition, dict(changes)), txn, metadata)
 
     def delete(self, condition: str, txn: Txn, metadata: Mapping[str, Any]) -> None:
         """Take out the rows that fulfil the condition."""
+        self._change(lambda table: table.delete(condition), txn, metadata)
+
+    def _change(self, change: Callable[[DeltaTable], object], txn: Txn, metadata: Mapping[str, Any]) -> None:
+        """One commit of a MERGE, UPDATE or DELETE; tried again where another writer's, as an OPTIMIZE, came between."""
         with self._session_confs(txn, metadata):
-            DeltaTable.forPath(self.spark, self.path).delete(condition)
+            for _ in range(CONFLICTS):
+                try:
+                    change(DeltaTable.forPath(self.spark, self.path))
+                    return
+                except DeltaConcurrentModificationException:
+                    continue
+            change(DeltaTable.forPath(self.spark, self.path))
 
     def _save(self, writer: Any, txn: Txn | None, metadata: Mapping[str, Any], properties: Mapping[str, str]) -> None:
         writer = writer.options(**properties).option("userMetadata", _text(metadata, txn))
