@@ -95,7 +95,7 @@ def _fields(
     usable = log.withColumn("_text", F.when(F.octet_length("raw") <= max_record_bytes, F.col("raw")))
     if dataset.format == "csv":
         return _csv_fields(usable, dataset, layouts, new)
-    if dataset.format in ("json", "parquet"):
+    if dataset.format in ("json", "parquet", "jdbc"):
         return _json_fields(usable, dataset, new)
     return usable.select("*", F.array("_text").alias("_fields"), _nothing("_shape"), _nothing("_unknown"))
 
