@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Final
 
 from pyspark.sql import DataFrame, SparkSession
@@ -253,7 +254,7 @@ def _ranges(column: Ordered, cuts: Sequence[str]) -> list[str]:
     if not cuts:
         return ["TRUE"]
     bounds = [column.bound(cut) for cut in cuts]
-    between = [f"(_p > {low} AND _p <= {high})" for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    between = [f"(_p > {low} AND _p <= {high})" for low, high in pairwise(bounds)]
     return [f"(_p <= {bounds[0]} OR _p IS NULL)", *between, f"_p > {bounds[-1]}"]
 
 

@@ -309,6 +309,8 @@ class Pipeline:
         with self.spark_settings(dataset), self.staging(dataset) as folder, self.step("silver", dataset.name) as step:
             loads = Loads(max(done, 0) + 1, last, log.version(), table.version() if table.exists() else -1)
             staged = self.stage(dataset, log.read(loads.bronze_version), loads, folder)
+            if dataset.jdbc:
+                staged = silver.read_before(staged, self.quarantined_before(dataset, loads))
             known = self.known(dataset, staged, loads)
             if known:
                 staged = silver.against(staged, known.rows, dataset, known.reach.few).persist()
@@ -316,6 +318,11 @@ class Pipeline:
                 step.rows = self.commit(dataset, staged, known, loads)
             finally:
                 staged.unpersist()
+
+    def quarantined_before(self, dataset: Dataset, loads: Loads) -> DataFrame | None:
+        """The dataset's rows of the quarantine from earlier loads."""
+        mine = (F.col("dataset") == dataset.name) & (F.col("_load") < loads.first)
+        return self.quarantine.read().where(mine) if self.quarantine.exists() else None
 
     def known(self, dataset: Dataset, staged: DataFrame, loads: Loads) -> Known | None:
         """What silver holds near the staged rows; None where it can hold none of them."""

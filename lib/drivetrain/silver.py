@@ -434,6 +434,22 @@ def against(staged: DataFrame, silver: DataFrame, dataset: Dataset, few: bool = 
     return joined.select(*[outcome.alias(n) if n == "_outcome" else F.col(n) for n in staged.columns])
 
 
+def read_before(staged: DataFrame, quarantined: DataFrame | None) -> DataFrame:
+    """Outcomes of `classify` -> the same, but a bad row that an earlier pull brought in the same raw form is a
+    duplicate: within the overlap rows are read again, and one that cannot be read has no identity but its text.
+
+    ``quarantined`` are earlier rows of the quarantine. A row that was requeued keeps its place: it is none of these.
+    """
+    bad = F.col("_rule").isNotNull()
+    place = [F.col("raw").alias("_known"), F.struct(*ARRIVAL).alias("_place")]
+    places = [table.select(*place) for table in (staged.where(bad), quarantined) if table is not None]
+    first = reduce(DataFrame.unionByName, places).groupBy("_known").agg(F.min("_place").alias("_first"))
+    joined = staged.join(first, bad & (F.col("raw") == F.col("_known")), "left")
+    again = F.coalesce(F.col("_first._file") != F.col("_file"), F.lit(False))
+    outcome = F.when(again, F.lit("duplicate")).otherwise(F.col("_outcome"))
+    return joined.select(*[outcome.alias(n) if n == "_outcome" else F.col(n) for n in staged.columns])
+
+
 def match_columns(dataset: Dataset) -> tuple[str, ...]:
     """The columns by which a record finds its like in silver."""
     if dataset.history == "latest":
