@@ -720,7 +720,7 @@ def read_jdbc(
     if jdbc.partition_column and not part:
         what = f"partitionColumn names no column: {jdbc.partition_column!r}"
         found.add("unknown-column", (*at, "partitionColumn"), what, nearest(jdbc.partition_column, by_name))
-    if part and (part.transform or part.type.split("(")[0] not in (*WHOLE, *MOMENTS, "decimal")):
+    if part and (part.transform or part.type.split("(")[0] not in (*WHOLE, *MOMENTS, "decimal", "double")):
         found.add("jdbc", (*at, "partitionColumn"), f"partitionColumn {part.name} is {part.type}, or computed",
                   "name a column of the table with numbers, dates or times, or leave it out")  # fmt: skip
     if len(found.problems) > before:
