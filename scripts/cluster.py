@@ -32,7 +32,9 @@ from xml.sax.saxutils import escape
 ROOT: Final = Path(__file__).resolve().parents[1]
 HOST: Final = "127.0.0.1"
 NODES: Final = ("127.0.0.11", "127.0.0.12", "127.0.0.13")
-SERVICES: Final = ("hdfs", "yarn", "metastore")
+SERVICES: Final = ("hdfs", "yarn", "postgres", "metastore")
+NEEDS: Final = {"metastore": ("postgres",)}
+WITHOUT_JARS: Final = ("postgres",)
 NODE_MEMORY_MB, NODE_CORES = 4096, 4
 NODE_TOOLS: Final = ("bash", "cat", "chmod", "cp", "find", "gzip", "id", "kill", "ln", "ls", "mkdir", "nice", "rm",
                      "setsid", "sh", "tar", "unzip")  # fmt: skip
@@ -285,7 +287,7 @@ class Cluster:
                        lambda: self.running_nodes() == len(NODES), self.node_environment())
                 for i in range(1, len(NODES) + 1)
             ],
-            Daemon("postgres", "metastore", self.as_postgres_user(self.postgres_command()), self.postgres_serves,
+            Daemon("postgres", "postgres", self.as_postgres_user(self.postgres_command()), self.postgres_serves,
                    before=self.init_postgres),
             Daemon("metastore", "metastore",
                    self.jvm("metastore", 256, f"{spark}:{postgres_jar}",
@@ -358,7 +360,7 @@ class Cluster:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parent.parent.name))
         path = shutil.which("postgres") or (str(found[-1]) if found else None)
         if not path:
-            raise ClusterError("PostgreSQL is needed for the metastore: apt-get install postgresql")
+            raise ClusterError("PostgreSQL is needed, for the metastore too: apt-get install postgresql")
         return Path(path).resolve().parent
 
     def as_postgres_user(self, words: Sequence[str]) -> list[str]:
@@ -465,9 +467,11 @@ class Cluster:
         (self.home / "run" / f"{daemon.name}.json").write_text(record)
 
     def up(self, services: Sequence[str]) -> None:
-        """Start what is not running, and wait until all of it serves."""
+        """Start what is not running of the services and of what they need, and wait until all of it serves."""
         began = time.monotonic()
-        self.provide_jars()
+        services = [name for name in SERVICES if name in {*services, *(n for s in services for n in NEEDS.get(s, ()))}]
+        if set(services) - set(WITHOUT_JARS):
+            self.provide_jars()
         self.configure()
         wanted = [daemon for daemon in self.daemons() if daemon.service in services]
         with ThreadPoolExecutor(len(wanted)) as pool:  # each waits mostly for its JVM

@@ -141,4 +141,5 @@ def test_env_is_for_the_shell(call: Any) -> None:
         ["bash", "-c", f'eval "{run("env").stdout}"; echo "$HADOOP_CONF_DIR"'], capture_output=True, text=True
     )
     assert words.stdout.strip() == str(state / "conf" / "client")
-    assert run("up", "hdsf").stderr == "cluster: no service is named 'hdsf'; there are hdfs, yarn, metastore\n"
+    known = "hdfs, yarn, postgres, metastore"
+    assert run("up", "hdsf").stderr == f"cluster: no service is named 'hdsf'; there are {known}\n"

@@ -180,6 +180,14 @@ def test_kill_9(after_one: Tiny, undisturbed: dict[str, Any], tmp_path: Path, ta
 
 def killed(spark: Any, home: Path, table: str, when: str) -> int:
     """The exit code of a batch job that is killed at its commit to the table."""
+    command = [sys.executable, __file__, str(home / "conf"), table, when]
+    environ = job_environ(spark)
+    with (home / "killed.log").open("w") as log:
+        return subprocess.run(command, env=environ, cwd=home, stdout=log, stderr=log, start_new_session=True).returncode
+
+
+def job_environ(spark: Any) -> dict[str, str]:
+    """What a job needs as a program of its own, with a session like this one."""
     ours = (
         "spark.jars",
         "spark.sql.",
@@ -190,14 +198,11 @@ def killed(spark: Any, home: Path, table: str, when: str) -> int:
     )
     settings = {key: value for key, value in spark.sparkContext.getConf().getAll() if key.startswith(ours)}
     options = " ".join(f"--conf {key}={value}" for key, value in settings.items())
-    environ = {
+    return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")]),
         "PYSPARK_SUBMIT_ARGS": f"--master local[2] --driver-memory 1g {options} pyspark-shell",
     }
-    command = [sys.executable, __file__, str(home / "conf"), table, when]
-    with (home / "killed.log").open("w") as log:
-        return subprocess.run(command, env=environ, cwd=home, stdout=log, stderr=log, start_new_session=True).returncode
 
 
 def test_two_jobs_at_once(start: Tiny, tmp_path: Path) -> None:

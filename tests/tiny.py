@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drivetrain import conf as reader
+from drivetrain.contracts import Dataset
 from drivetrain.pipeline import Outcome, Pipeline
 from drivetrain.progress import Progress
 
@@ -66,6 +67,10 @@ class Tiny:
         parts = [part if isinstance(part, bytes) else f"{part}\n".encode() for part in content]
         path.write_bytes(b"".join(parts))
         return path
+
+    def conf(self, dataset: str) -> Dataset:
+        """The dataset as its contract reads now."""
+        return reader.load(self.home / "conf", "local", environ={}).datasets[dataset]
 
     def pipeline(self) -> Pipeline:
         self.runs += 1

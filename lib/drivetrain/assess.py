@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 
 from drivetrain.contracts import Dataset
 from drivetrain.drift import fit
-from drivetrain.landing import Landed
+from drivetrain.landing import Intake
 from drivetrain.ops import ProfileRow
 
 KINDS: Final = {
@@ -54,7 +54,7 @@ def _fits(there: pd.Series[Any], kind: str, pattern: str) -> bool:
 
 
 def notes(
-    dataset: Dataset, newest: Landed, found: Mapping[str, Mapping[str, Any]], last: Mapping[str, Any]
+    dataset: Dataset, newest: Intake, found: Mapping[str, Mapping[str, Any]], last: Mapping[str, Any]
 ) -> dict[str, str]:
     """What to say of columns: drift against the contract, and against the last run (column -> its ProfileRow)."""
     said: dict[str, str] = {}
@@ -81,7 +81,7 @@ def _share(figures: Any) -> float:
 def rows(
     run: str,
     dataset: Dataset,
-    newest: Landed,
+    newest: Intake,
     found: Mapping[str, Mapping[str, Any]],
     last: Mapping[str, Any],
     at: datetime,

@@ -1,4 +1,4 @@
-"""Bronze: the immutable log. Each record as it came, and one entry for each file, in the same commit."""
+"""Bronze: the immutable log. Each record as it came, and one entry for each file or pull, in the same commit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from drivetrain.landing import Landed
+from drivetrain.landing import Intake, Landed, Pull
 
 SCHEMA: Final = (
     "_entry string, raw string, raw_bytes binary, _file string, _block bigint, _line bigint, _layout string,"
@@ -42,8 +42,8 @@ def log_records(records: DataFrame, load: Load) -> DataFrame:
     return rows.select(_columns(rows))
 
 
-def log_files(spark: SparkSession, files: Sequence[Landed], load: Load) -> DataFrame:
-    """One entry for each file: what it was when it was read, as JSON in ``raw``."""
+def log_files(spark: SparkSession, files: Sequence[Intake], load: Load) -> DataFrame:
+    """One entry for each file or pull: what it was when it was read, as JSON in ``raw``."""
     rows = [("file", json.dumps(asdict(file)), file.name, file.layout) for file in files]
     entries = spark.createDataFrame(rows, "_entry string, raw string, _file string, _layout string")
     entries = entries.select("*", *_load_columns(load))
@@ -51,7 +51,7 @@ def log_files(spark: SparkSession, files: Sequence[Landed], load: Load) -> DataF
 
 
 def file_entries(log: DataFrame) -> DataFrame:
-    """_file, _layout, _load, _run, raw of every file that the log has taken."""
+    """_file, _layout, _load, _run, raw of every file or pull that the log has taken."""
     return log.where(F.col("_entry") == "file").select("_file", "_layout", "_load", "_run", "raw")
 
 
@@ -60,10 +60,11 @@ def records(log: DataFrame, after: int) -> DataFrame:
     return log.where((F.col("_entry") == "record") & (F.col("_load") > after))
 
 
-def landed(raw: str) -> Landed:
-    """The file that an entry tells of."""
-    fields: Mapping[str, object] = json.loads(raw)
-    return Landed(**{**fields, "header": tuple(fields["header"])})  # type: ignore[arg-type]
+def landed(raw: str) -> Intake:
+    """The file or pull that an entry tells of."""
+    said: Mapping[str, Any] = json.loads(raw)
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    return Pull(**fields) if "upper" in fields else Landed(**fields)
 
 
 def _load_columns(load: Load) -> list[Column]:

@@ -30,7 +30,8 @@ TIME_FIELDS: Final = ("HH", "mm", "ss")
 INTEGER_BITS: Final = {"tinyint": 8, "smallint": 16, "int": 32, "bigint": 64}
 
 Action = Literal["quarantine", "flag", "stop"]
-Format = Literal["csv", "json", "parquet", "text", "document"]
+Format = Literal["csv", "json", "parquet", "text", "document", "jdbc"]
+SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "mustBe": operator.eq,
     "mustNotBe": operator.ne,
@@ -113,6 +114,26 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Jdbc:
+    """A table of a PostgreSQL database that is pulled. ``user`` and ``password`` are references, never the secrets;
+    ``overlap`` is in units of an integer sequence, or in seconds."""
+
+    host: str
+    port: int
+    database: str
+    schema: str
+    table: str
+    user: str
+    password: str | None
+    overlap: float
+    partitions: int
+    partition_column: str | None
+    fetch_size: int
+    ssl_mode: SslMode
+    ssl_root_cert: str | None
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A feed and the silver table that it becomes."""
 
@@ -136,6 +157,7 @@ class Dataset:
     freshness_hours: float | None
     latency_hours: float | None
     where: str
+    jdbc: Jdbc | None = None
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
@@ -168,8 +190,8 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when the contract reads records otherwise; moving a file or renaming an owner does not count."""
-        ignored = {"owner", "path", "where", "spark", "freshness_hours", "latency_hours"}
+        """Changes when the contract reads records otherwise; moving a feed or renaming an owner does not count."""
+        ignored = {"owner", "path", "where", "spark", "freshness_hours", "latency_hours", "jdbc"}
         return digest({key: value for key, value in asdict(self).items() if key not in ignored})
 
 
@@ -298,9 +320,11 @@ __all__ = [
     "Dataset",
     "Format",
     "GoldTable",
+    "Jdbc",
     "Options",
     "Rule",
     "Settings",
+    "SslMode",
     "build_order",
     "digest",
 ]  # fmt: skip

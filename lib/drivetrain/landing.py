@@ -60,6 +60,41 @@ class Landed:
 
 
 @dataclass(frozen=True)
+class Pull:
+    """One reading of a table: the rows whose ``sequence`` lies above ``lower`` and not above ``upper`` (None: without
+    bound), by partitions that ``cuts`` part; and, with ``strays``, those whose sequence is NULL or infinite.
+
+    ``header`` has the columns' names as the contract spells them, ``names`` as the database does, ``kinds`` their types
+    there. ``seen`` and ``seen_strays`` are hashes of the rows within the overlap below ``upper``, and of the strays, as
+    they were before the reading. ``modified`` is ns since 1970.
+    """
+
+    name: str
+    number: int
+    table: str
+    modified: int
+    header: tuple[str, ...]
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    layout: str
+    sequence: str
+    lower: str | None
+    upper: str | None
+    cuts: tuple[str, ...]
+    strays: bool
+    seen: str
+    seen_strays: str
+
+    def __str__(self) -> str:
+        after = f" after {self.lower}" if self.lower else ""
+        parts = [f"{self.sequence}{after} up to {self.upper}"] if self.upper else []
+        return f"rows of {self.table}: {', '.join([*parts, *(['without a sequence'] if self.strays else [])])}"
+
+
+Intake = Landed | Pull  # what a load takes
+
+
+@dataclass(frozen=True)
 class Rejected:
     """A file that cannot be taken, and why."""
 

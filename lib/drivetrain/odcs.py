@@ -24,8 +24,10 @@ from drivetrain.contracts import (
     SCD2_COLUMNS,
     Column,
     Dataset,
+    Jdbc,
     Options,
     Rule,
+    SslMode,
     castable,
     fixed_places,
 )
@@ -86,8 +88,9 @@ class Findings:
                 self.add("unknown-key", place, f"unknown key {key!r}", nearest(str(loc[-1]), keys(model, loc[:-1])))
             elif item["type"] == "missing":
                 self.add("missing-key", place, f"{key!r} is missing", f"add {key}: …")
-            else:
-                self.add("bad-value", place, f"{key}: {item['msg']} (it is {item['input']!r})", "see docs/contracts.md")
+            else:  # below jdbc a password may stand where a reference should
+                given = "" if loc[:1] == ("jdbc",) else f" (it is {item['input']!r})"
+                self.add("bad-value", place, f"{key}: {item['msg']}{given}", "see docs/contracts.md")
 
 
 def keys(model: type[BaseModel], at: Sequence[str | int]) -> list[str]:
@@ -133,6 +136,19 @@ class CsvOptions(Model):
     null_values: tuple[str, ...] = ()
 
 
+class JdbcExtras(Model):
+    """How a table is pulled, and who as: ``user`` and ``password`` are named, never written."""
+
+    user: str
+    password: str | None = None
+    overlap: int | str
+    partitions: int = Field(4, ge=1, le=256)
+    partition_column: str | None = None
+    fetch_size: int = Field(1000, ge=1)
+    ssl_mode: SslMode = "prefer"
+    ssl_root_cert: str | None = None
+
+
 class DatasetExtras(Model):
     """customProperties of a dataset."""
 
@@ -146,6 +162,7 @@ class DatasetExtras(Model):
     evolution: Literal["keep", "add", "quarantine", "refuse"] = "keep"
     unify: bool = False
     spark: dict[str, str | int | float | bool] = {}
+    jdbc: JdbcExtras | None = None
 
 
 class ColumnExtras(Model):
@@ -259,6 +276,7 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
         for i, item in enumerate(document.get("customProperties") or [])
     }
     server, server_at = _server(document, env, found)
+    is_table = server.get("type") in POSTGRES
     columns = [
         _column(item, ("schema", 0, "properties", i), found) for i, item in enumerate(schema.get("properties") or [])
     ]
@@ -267,8 +285,8 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
         second = [i for i, other in enumerate(names) if other == name_][1]
         found.add("twice", ("schema", 0, "properties", second, "name"), f"column {name_!r} stands twice", "rename one")
     columns = _one_case(columns, found)
-    feed_format = extra.format or str(server.get("format", ""))
-    if (server or feed_format) and feed_format not in ("csv", "json", "parquet", "text", "document"):
+    feed_format = "jdbc" if is_table else extra.format or str(server.get("format", ""))
+    if not is_table and (server or feed_format) and feed_format not in ("csv", "json", "parquet", "text", "document"):
         found.add("format", (*server_at, "format"), f"format {feed_format!r} is not read",
                   nearest(feed_format, ("csv", "json", "parquet", "text", "document")))  # fmt: skip
     _check_extras(extra, names, spots, found)
@@ -290,7 +308,15 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
         found.add(
             "sequence", spots["history"], "history scd2 needs a sequence column", "add {property: sequence, value: …}"
         )
-    path = _expand(str(server.get("path", "")), server_at, places, found)
+    identity, jdbc, path = _identity(extra, key, history, names), None, ""
+    if is_table:
+        table = str(schema.get("physicalName") or name)
+        jdbc = read_jdbc(server, server_at, table, extra, columns, identity, spots, found)
+    else:
+        path = _expand(str(server.get("path", "")), server_at, places, found)
+        if extra.jdbc and server:
+            found.add("jdbc", spots["jdbc"], "jdbc belongs to a server of type postgres",
+                      "leave it out, or name the database under servers")  # fmt: skip
     freshness, latency = _hours(document, "freshness", found), _hours(document, "latency", found)
     if len(found.problems) > before:
         return None
@@ -298,11 +324,11 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
         name=name, version=str(document["version"]), owner=_owner(document),
         path=path, format=feed_format, files=extra.files,  # type: ignore[arg-type]
         options=Options(**extra.options.model_dump()), columns=tuple(columns), key=key,
-        identity=_identity(extra, key, history, names), sequence=extra.sequence, event_time=extra.event_time,
+        identity=identity, sequence=extra.sequence, event_time=extra.event_time,
         history=history, evolution=extra.evolution, unify=extra.unify,
         spark=tuple((k, _text(v)) for k, v in extra.spark.items()), rules=tuple(rules),
         freshness_hours=freshness, latency_hours=latency,
-        where=found.where(()),
+        where=found.where(()), jdbc=jdbc,
     )  # fmt: skip
 
 
@@ -382,12 +408,12 @@ def _server(document: Mapping[str, Any], env: str, found: Findings) -> tuple[Map
     chosen = [i for i, server in enumerate(servers) if server.get("server") == env] or (
         [0] if len(servers) == 1 else []
     )
-    if not chosen or not servers[chosen[0]].get("path"):
+    if not chosen or not (servers[chosen[0]].get("path") or servers[chosen[0]]["type"] in POSTGRES):
         found.add(
             "server",
             ("servers",),
             f"no server for --env {env} with a path",
-            f"add {{server: {env}, type: local, path: …, format: …}}",
+            f"add {{server: {env}, type: local, path: …, format: …}}, or one of type postgres",
         )
         return {}, ("servers",)
     return dict(servers[chosen[0]]), ("servers", chosen[0])
@@ -649,3 +675,98 @@ def _sql(
 def _quoted(complaint: str) -> str:
     match = re.search(r"'([^']+)'|: (\w+)", complaint)
     return (match[1] or match[2]) if match else ""
+
+
+# --- Tables of a database ---
+
+POSTGRES: Final = ("postgres", "postgresql")
+SECRET: Final = re.compile(r"(env:[A-Za-z_][A-Za-z0-9_]*|file:[^\x00-\x1f]+)")
+DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
+TABLE_NAME: Final = re.compile(r"[A-Za-z_/][A-Za-z0-9_/$]{0,62}")  # SAP's own namespaces stand between slashes
+MOMENTS: Final = ("date", "timestamp", "timestamp_ntz")
+WHOLE: Final = ("tinyint", "smallint", "int", "bigint")
+
+
+def read_jdbc(
+    server: Mapping[str, Any], server_at: Path_, table: str, extra: DatasetExtras, columns: Sequence[Column],
+    identity: Sequence[str], spots: Mapping[str, Path_], found: Findings,
+) -> Jdbc | None:  # fmt: skip
+    """How the table is pulled; None where ``found`` says what is wrong with it."""
+    before = len(found.problems)
+    _check_place(server, server_at, table, found)
+    for name in ("format", "files", "options"):
+        if name in spots:
+            found.add("jdbc", spots[name], f"{name} is for files, and this server is a database", "leave it out")
+    if not identity:
+        found.add("identity", spots.get("identity", ()), "a pull reads some rows again, and nothing tells these apart",
+                  "mark the key columns primaryKey: true, or name identity columns")  # fmt: skip
+    if not extra.sequence:
+        found.add("sequence", (), "a table is pulled by a sequence column", "add {property: sequence, value: …}")
+    if extra.jdbc is None:
+        if "jdbc" not in spots:  # else what is wrong with it has been said
+            found.add("jdbc", (), "how the table is pulled is not said",
+                      "add {property: jdbc, value: {user: env:NAME, password: env:NAME, overlap: 15m}}")  # fmt: skip
+        return None
+    at, jdbc = spots["jdbc"], extra.jdbc
+    for name, value in (("user", jdbc.user), ("password", jdbc.password)):
+        if value is not None and not SECRET.fullmatch(value):
+            found.add("secret", (*at, name), f"the {name} is not a reference; what stands here is not shown",
+                      "write env:NAME or file:PATH, and change a password that stood in a file")  # fmt: skip
+    by_name = {column.name: column for column in columns}
+    overlap = _overlap(jdbc.overlap, by_name.get(extra.sequence or ""), spots, found)
+    part = by_name.get(jdbc.partition_column or "")
+    if jdbc.partition_column and not part:
+        what = f"partitionColumn names no column: {jdbc.partition_column!r}"
+        found.add("unknown-column", (*at, "partitionColumn"), what, nearest(jdbc.partition_column, by_name))
+    if part and (part.transform or part.type.split("(")[0] not in (*WHOLE, *MOMENTS, "decimal", "double")):
+        found.add("jdbc", (*at, "partitionColumn"), f"partitionColumn {part.name} is {part.type}, or computed",
+                  "name a column of the table with numbers, dates or times, or leave it out")  # fmt: skip
+    if len(found.problems) > before:
+        return None
+    return Jdbc(
+        host=str(server["host"]), port=int(server["port"]), database=str(server["database"]),
+        schema=str(server["schema"]), table=table, user=jdbc.user, password=jdbc.password, overlap=overlap,
+        partitions=jdbc.partitions, partition_column=part.feed_name if part else None, fetch_size=jdbc.fetch_size,
+        ssl_mode=jdbc.ssl_mode, ssl_root_cert=jdbc.ssl_root_cert,
+    )  # fmt: skip
+
+
+def _check_place(server: Mapping[str, Any], at: Path_, table: str, found: Findings) -> None:
+    """Host, database, schema and table meet a URL and SQL, so only plain ones pass."""
+    if not HOST.fullmatch(str(server["host"])):
+        found.add("jdbc", (*at, "host"), f"host {str(server['host'])[:80]!r} is not a name or address of a machine",
+                  "write host.example.com, 10.0.0.1 or [::1]")  # fmt: skip
+    if not (str(server["port"]).isdecimal() and 0 < int(server["port"]) < 65_536):
+        found.add("jdbc", (*at, "port"), f"port {server['port']!r} is not a number from 1 to 65535", "write e.g. 5432")
+    names = {part: ((*at, part), str(server[part])) for part in ("database", "schema")}
+    for what, (place, name) in {**names, "table": (("schema", 0, "physicalName"), table)}.items():
+        if not TABLE_NAME.fullmatch(name):
+            found.add("name", place, f"{what} name {name[:80]!r} is not allowed",
+                      "use letters, digits, _, $ and /, begin with a letter, _ or /, at most 63")  # fmt: skip
+
+
+def _overlap(given: int | str, sequence: Column | None, spots: Mapping[str, Path_], found: Findings) -> float:
+    """In units of an integer sequence, or in seconds."""
+    if sequence is None:  # said elsewhere
+        return 0
+    at = spots["sequence"]
+    if sequence.transform or sequence.format or sequence.type not in (*WHOLE, *MOMENTS):
+        found.add("sequence", at, f"the sequence {sequence.name} is {sequence.type}, computed, or has a format",
+                  "name a column that is an integer, a date or a timestamp in the database")  # fmt: skip
+        return 0
+    if not sequence.is_open:
+        found.add("sequence", at, f"the sequence {sequence.name} is {sequence.classification}, and its values stand in "
+                  "queries and in the log", "name another column")  # fmt: skip
+    if not TABLE_NAME.fullmatch(sequence.feed_name):
+        found.add("name", at, f"sequence column {sequence.feed_name[:80]!r} is not allowed",
+                  "use letters, digits, _, $ and /, begin with a letter, _ or /, at most 63")  # fmt: skip
+    moment = DURATION.fullmatch(str(given))
+    fits = moment if sequence.type in MOMENTS else isinstance(given, int)
+    size = float(moment[1]) * SECONDS[moment[2]] if moment else float(given) if isinstance(given, int) else 0.0
+    if not fits or size <= 0:
+        wanted = "a duration as 90s, 15m, 2h or 1d" if sequence.type in MOMENTS else "a whole number"
+        found.add("jdbc", (*spots["jdbc"], "overlap"), f"overlap {given!r} is not {wanted} above 0",
+                  "write more than the longest transaction that writes to the table takes")  # fmt: skip
+    return size

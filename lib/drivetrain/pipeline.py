@@ -11,13 +11,24 @@ from dataclasses import asdict, dataclass, field
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from drivetrain import assess, bronze, catalog, checks, gold, ops, quarantine, refresh, silver, source
+from drivetrain import assess, bronze, catalog, checks, gold, jdbc, ops, quarantine, refresh, silver, source
 from drivetrain.contracts import META_COLUMNS, Conf, Dataset, GoldTable, digest
 from drivetrain.drift import fit, new_columns
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.extent import Extent, extent
-from drivetrain.files import Files
-from drivetrain.landing import Arrival, Landed, Rejected, arrivals, changed, grown, inspect_all, listing
+from drivetrain.files import LOCAL, Files
+from drivetrain.landing import (
+    Arrival,
+    Intake,
+    Landed,
+    Pull,
+    Rejected,
+    arrivals,
+    changed,
+    grown,
+    inspect_all,
+    listing,
+)
 from drivetrain.progress import Progress
 from drivetrain.session import FAILURES, files_of, is_data_error, reason
 from drivetrain.sink import Table, Txn
@@ -48,8 +59,8 @@ class Pipeline:
         self.warehouse = conf.settings.warehouse
         self.outcome, self.steps = Outcome(run), ops.Steps(spark, run, job)
         self.listings: dict[str, str] = {}
-        self.looked_into: dict[str, tuple[list[Landed], list[Rejected]]] = {}
-        self.known_files: dict[str, dict[str, list[Landed]]] = {}
+        self.looked_into: dict[str, tuple[list[Intake], list[Rejected]]] = {}
+        self.known_files: dict[str, dict[str, list[Intake]]] = {}
 
     def table(self, layer: str, name: str) -> Table:
         return Table(self.spark, f"{self.warehouse}/{layer}/{name}")
@@ -91,8 +102,9 @@ class Pipeline:
                 if new:
                     self.assess_one(dataset, max(new, key=lambda file: (file.modified, file.name)), profiles)
 
-    def assess_one(self, dataset: Dataset, newest: Landed, profiles: Table) -> None:
-        with self.step("assess", dataset.name) as step, source.one_split_a_task(self.spark):
+    def assess_one(self, dataset: Dataset, newest: Intake, profiles: Table) -> None:
+        explained, whole = jdbc.explained(dataset), source.one_split_a_task(self.spark)
+        with self.step("assess", dataset.name) as step, explained, whole:
             records = source.read(self.spark, dataset, [newest]).limit(self.conf.settings.sample_rows)
             layouts = {newest.layout: newest.header}
             texts = silver.texts(records, dataset, layouts, self.conf.settings.max_record_bytes)
@@ -112,7 +124,8 @@ class Pipeline:
         try:
             yield
         except DrivetrainError as error:
-            self.outcome.problems += error.problems
+            new = [problem for problem in error.problems if problem not in self.outcome.problems]
+            self.outcome.problems += new  # assess may have met the same
         except (*FAILURES, OSError, UnicodeError) as error:
             fix = "run again when the cause is gone: what was committed is not written twice"
             self.outcome.problems.append(Problem("spark", name, reason(error), fix))
@@ -120,27 +133,39 @@ class Pipeline:
     # --- landing -> bronze ---
 
     def ingest(self, dataset: Dataset) -> None:
-        """Append what is new in the feed's folder to the log, as one commit."""
+        """Append what is new in the feed's folder or table to the log, as one commit."""
         new, rejected = self.new_files(dataset)
         self.reject(dataset, rejected)
         while new:
             try:
-                self.load(dataset, new)
+                with jdbc.explained(dataset):
+                    self.load(dataset, new)
                 return
             except FAILURES as error:
                 new = self.without_offenders(dataset, new, error)
 
-    def new_files(self, dataset: Dataset) -> tuple[list[Landed], list[Rejected]]:
-        """Files that the log has not taken, and those of them that cannot be read; looked into once a run."""
+    def new_files(self, dataset: Dataset) -> tuple[list[Intake], list[Rejected]]:
+        """What the log has not taken: files, and those that cannot be read, or a pull; looked into once a run."""
         if dataset.name not in self.looked_into:
-            self.looked_into[dataset.name] = self.look(dataset)
+            self.looked_into[dataset.name] = self.look_at_table(dataset) if dataset.jdbc else self.look(dataset)
         return self.looked_into[dataset.name]
 
-    def look(self, dataset: Dataset) -> tuple[list[Landed], list[Rejected]]:
+    def look_at_table(self, dataset: Dataset) -> tuple[list[Intake], list[Rejected]]:
+        """The pull that is due, now; none where nothing came since the last."""
+        taken = [one for entries in self.taken(dataset).values() for one in entries]
+        pull, newest = jdbc.look(self.spark, dataset, taken, self.conf.settings.timezone)
+        if newest is not None or (pull is None and not taken):
+            self.note_age(dataset, newest, "row")
+        if pull is None:
+            return [], []
+        verdict = _refusal(dataset, pull, (), LOCAL)
+        return ([], [verdict]) if verdict else ([pull], [])
+
+    def look(self, dataset: Dataset) -> tuple[list[Intake], list[Rejected]]:
         """As `new_files`, now. A file whose name and content the log has is not new."""
         files = self.files(dataset.path)
         there = arrivals(dataset, self.conf.settings.settle_seconds, files)
-        self.note_age(dataset, there)
+        self.note_age(dataset, max((file.modified for file in there), default=None), "file")
         self.listings[dataset.name] = digest([dataset.fingerprint, listing(there)])
         if self.listings[dataset.name] == self.last_listing(dataset):
             return [], []
@@ -148,7 +173,7 @@ class Pipeline:
         latest = {name: versions[-1] for name, versions in taken.items()}
         fresh = [a for a in there if not _same(a, latest.get(a.name))]
         looked = inspect_all(dataset, fresh, files)
-        landed = [f for f in looked if isinstance(f, Landed) and not _same(f, latest.get(f.name))]
+        landed: list[Intake] = [f for f in looked if isinstance(f, Landed) and not _same(f, latest.get(f.name))]
         rejected = [f for f in looked if isinstance(f, Rejected)]
         for file in list(landed):
             verdict = _refusal(dataset, file, taken.get(file.name, ()), files)
@@ -157,12 +182,11 @@ class Pipeline:
                 rejected.append(verdict)
         return landed, rejected
 
-    def note_age(self, dataset: Dataset, there: Sequence[Arrival]) -> None:
-        """Say so where the newest file is older than the contract's freshness."""
-        newest = max((file.modified for file in there), default=None)
+    def note_age(self, dataset: Dataset, newest: int | None, what: str) -> None:
+        """Say so where the newest file or row (its time in ns since 1970) is older than the contract's freshness."""
         hours = (time.time_ns() - newest) / 3.6e12 if newest else None
         if dataset.freshness_hours is not None and (hours is None or hours > dataset.freshness_hours):
-            age = "no file has come" if hours is None else f"the newest file is {hours:.1f} h old"
+            age = f"no {what} has come" if hours is None else f"the newest {what} is {hours:.1f} h old"
             self.outcome.notes.append(f"{dataset.name}: {age}, its SLA is {dataset.freshness_hours:g} h")
             self.progress.say(self.outcome.notes[-1])
 
@@ -171,10 +195,10 @@ class Pipeline:
         log = self.table("bronze", dataset.name)
         return next((metadata.get("listing") for _, metadata in log.commits()), None) if log.exists() else None
 
-    def taken(self, dataset: Dataset) -> dict[str, list[Landed]]:
-        """What the log says of files, by name, in the order of their loads; read once a run."""
+    def taken(self, dataset: Dataset) -> dict[str, list[Intake]]:
+        """What the log says of files or pulls, by name, in the order of their loads; read once a run."""
         if dataset.name not in self.known_files:
-            files: dict[str, list[Landed]] = {}
+            files: dict[str, list[Intake]] = {}
             log = self.table("bronze", dataset.name)
             entries = bronze.file_entries(log.read()).collect() if log.exists() else []
             for row in sorted(entries, key=lambda entry: entry["_load"]):
@@ -183,7 +207,7 @@ class Pipeline:
             self.known_files[dataset.name] = files
         return self.known_files[dataset.name]
 
-    def load(self, dataset: Dataset, files: Sequence[Landed]) -> None:
+    def load(self, dataset: Dataset, files: Sequence[Intake]) -> None:
         log = self.table("bronze", dataset.name)
         load = bronze.Load(max(log.last_txn(dataset.name), 0) + 1, self.outcome.run, ops.now())
         with self.step("bronze", dataset.name) as step, source.one_split_a_task(self.spark):
@@ -198,19 +222,22 @@ class Pipeline:
             self.known_files[dataset.name] = known
             step.rows = log.rows_written(log.version()) - len(files)
         for file in files:
-            if changed(file, self.files(dataset.path)):
+            if isinstance(file, Landed) and changed(file, self.files(dataset.path)):
                 self.outcome.notes.append(
                     f"{dataset.name}: {file.name} changed while it was read; the next run takes it again"
                 )
 
-    def without_offenders(self, dataset: Dataset, files: Sequence[Landed], error: Exception) -> list[Landed]:
+    def without_offenders(self, dataset: Dataset, files: Sequence[Intake], error: Exception) -> list[Intake]:
         """After a failed load: the files that can be read alone. The others go to quarantine.
 
         Raises:
             Exception: ``error``, where no single file is to blame.
         """
-        good, bad = [], []
+        good: list[Intake] = []
+        bad: list[Rejected] = []
         for file in files:
+            if isinstance(file, Pull):
+                raise error
             try:
                 with source.one_split_a_task(self.spark):
                     source.read(self.spark, dataset, [file]).write.format("noop").mode("overwrite").save()
@@ -285,6 +312,8 @@ class Pipeline:
         with self.spark_settings(dataset), self.staging(dataset) as folder, self.step("silver", dataset.name) as step:
             loads = Loads(max(done, 0) + 1, last, log.version(), table.version() if table.exists() else -1)
             staged = self.stage(dataset, log.read(loads.bronze_version), loads, folder)
+            if dataset.jdbc:
+                staged = silver.read_before(staged, self.quarantined_before(dataset, loads))
             known = self.known(dataset, staged, loads)
             if known:
                 staged = silver.against(staged, known.rows, dataset, known.reach.few).persist()
@@ -292,6 +321,11 @@ class Pipeline:
                 step.rows = self.commit(dataset, staged, known, loads)
             finally:
                 staged.unpersist()
+
+    def quarantined_before(self, dataset: Dataset, loads: Loads) -> DataFrame | None:
+        """The dataset's rows of the quarantine from earlier loads."""
+        mine = (F.col("dataset") == dataset.name) & (F.col("_load") < loads.first)
+        return self.quarantine.read().where(mine) if self.quarantine.exists() else None
 
     def known(self, dataset: Dataset, staged: DataFrame, loads: Loads) -> Known | None:
         """What silver holds near the staged rows; None where it can hold none of them."""
@@ -664,23 +698,24 @@ def _statistics(dataset: Dataset) -> dict[str, str]:
     return {"delta.dataSkippingStatsColumns": ",".join([*open_[:28], "_file", "_load"])}
 
 
-def _same(now: Arrival | Landed, before: Landed | None) -> bool:
+def _same(now: Arrival | Landed, before: Intake | None) -> bool:
     """Whether a file is what the log took last under its name: by content where it is known, else by size, time."""
-    if before is None:
+    if not isinstance(before, Landed):
         return False
     if isinstance(now, Landed):
         return now.sha256 == before.sha256
     return (now.size, now.modified) == (before.size, before.modified)
 
 
-def _refusal(dataset: Dataset, file: Landed, taken: Sequence[Landed], files: Files) -> Rejected | None:
-    """Why a readable file is not taken; None where it is."""
+def _refusal(dataset: Dataset, file: Intake, taken: Sequence[Intake], files: Files) -> Rejected | None:
+    """Why a readable file, or a pull, is not taken; None where it is."""
     if dataset.evolution == "refuse" and file.header and (unknown := fit(file.header, dataset).unknown):
         reason = f"{file.name} has columns that the contract does not have: {', '.join(unknown)}"
-        return Rejected(file.name, file.size, file.modified, "drift", reason)
-    if dataset.identity or not taken:
+        size, modified = (file.size, file.modified) if isinstance(file, Landed) else (0, 0)
+        return Rejected(file.name, size, modified, "drift", reason)
+    before = taken[-1] if taken else None
+    if dataset.identity or not isinstance(file, Landed) or not isinstance(before, Landed):
         return None
-    before = taken[-1]
     if dataset.format != "document" and grown(file, before, files):
         return None
     reason = (

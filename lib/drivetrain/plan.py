@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from drivetrain.contracts import Conf, Dataset
 from drivetrain.drift import fit
-from drivetrain.landing import Landed
+from drivetrain.landing import Intake, Landed, Pull
 from drivetrain.pipeline import Pipeline
 
 COLUMNS = ("table", "action", "reads", "why")
@@ -39,19 +39,34 @@ def _dataset(pipeline: Pipeline, dataset: Dataset) -> Iterator[Intent]:
     log, table = pipeline.table("bronze", dataset.name), pipeline.table("silver", dataset.name)
     with pipeline.problem_of(dataset.name):
         new, rejected = pipeline.new_files(dataset)
-        size = sum(file.size for file in new)
         next_load = max(log.last_txn(dataset.name), 0) + 1
         if new:
-            why = f"load {next_load}: {len(new)} new of the feed's files"
-            yield Intent(f"bronze.{dataset.name}", "append", f"{len(new)} files, {size:,} bytes", why)
+            yield Intent(f"bronze.{dataset.name}", "append", *_append(new, next_load))
         else:
-            yield Intent(f"bronze.{dataset.name}", "keep", "", f"no new files; at load {next_load - 1}")
+            none = "no new rows" if dataset.jdbc else "no new files"
+            yield Intent(f"bronze.{dataset.name}", "keep", "", f"{none}; at load {next_load - 1}")
         for file in rejected:
             yield Intent("ops.quarantine", "append", file.name, f"{file.rule}: {file.reason}")
         for reason in sorted({reason for file in new for reason in _drift(file, dataset)}):
             yield Intent(f"bronze.{dataset.name}", "drift", dataset.evolution, reason)
         yield _silver(dataset, table.last_txn(dataset.name), next_load - 1, bool(new))
         yield from _contract(pipeline, dataset)
+
+
+def _append(new: Sequence[Intake], load: int) -> tuple[str, str]:
+    """What is read, and why."""
+    files = [file for file in new if isinstance(file, Landed)]
+    if not files:
+        why = (
+            "rows are new, or came within the overlap" if any(pull.lower for pull in _pulls(new)) else "the first pull"
+        )
+        return "; ".join(map(str, new)), f"load {load}: {why}"
+    size = sum(file.size for file in files)
+    return f"{len(files)} files, {size:,} bytes", f"load {load}: {len(files)} new of the feed's files"
+
+
+def _pulls(new: Sequence[Intake]) -> list[Pull]:
+    return [one for one in new if isinstance(one, Pull)]
 
 
 def _silver(dataset: Dataset, done: int, last: int, more: bool) -> Intent:
@@ -72,7 +87,7 @@ def _contract(pipeline: Pipeline, dataset: Dataset) -> Iterator[Intent]:
         yield Intent(f"silver.{dataset.name}", "note", "", why)
 
 
-def _drift(file: Landed, dataset: Dataset) -> Iterator[str]:
+def _drift(file: Intake, dataset: Dataset) -> Iterator[str]:
     if file.header:
         fitted = fit(file.header, dataset)
         if fitted.reason:

@@ -39,6 +39,16 @@ def reason(failure: Exception) -> str:
     return (first if last in first else f"{first} {last}")[:500]
 
 
+def sql_state(failure: Exception) -> str | None:
+    """The SQLSTATE by which a database refused a query of one of FAILURES; None where no database did."""
+    cause = getattr(failure, "java_exception", None) or getattr(failure, "_origin", None)
+    while cause is not None:
+        if str(cause.getClass().getName()) == "org.postgresql.util.PSQLException":
+            return str(cause.getSQLState() or "08000")
+        cause = cause.getCause()
+    return None
+
+
 def is_data_error(failure: Exception) -> bool:
     """Whether an expression met a value that it cannot compute, or raised an error of its own accord."""
     return any(

@@ -95,7 +95,7 @@ def _fields(
     usable = log.withColumn("_text", F.when(F.octet_length("raw") <= max_record_bytes, F.col("raw")))
     if dataset.format == "csv":
         return _csv_fields(usable, dataset, layouts, new)
-    if dataset.format in ("json", "parquet"):
+    if dataset.format in ("json", "parquet", "jdbc"):
         return _json_fields(usable, dataset, new)
     return usable.select("*", F.array("_text").alias("_fields"), _nothing("_shape"), _nothing("_unknown"))
 
@@ -431,6 +431,22 @@ def against(staged: DataFrame, silver: DataFrame, dataset: Dataset, few: bool = 
         .when(first & found, F.lit("update"))
         .otherwise(F.col("_outcome"))
     )
+    return joined.select(*[outcome.alias(n) if n == "_outcome" else F.col(n) for n in staged.columns])
+
+
+def read_before(staged: DataFrame, quarantined: DataFrame | None) -> DataFrame:
+    """Outcomes of `classify` -> the same, but a bad row that an earlier pull brought in the same raw form is a
+    duplicate: within the overlap rows are read again, and one that cannot be read has no identity but its text.
+
+    ``quarantined`` are earlier rows of the quarantine. A row that was requeued keeps its place: it is none of these.
+    """
+    bad = F.col("_rule").isNotNull()
+    place = [F.col("raw").alias("_known"), F.struct(*ARRIVAL).alias("_place")]
+    places = [table.select(*place) for table in (staged.where(bad), quarantined) if table is not None]
+    first = reduce(DataFrame.unionByName, places).groupBy("_known").agg(F.min("_place").alias("_first"))
+    joined = staged.join(first, bad & (F.col("raw") == F.col("_known")), "left")
+    again = F.coalesce(F.col("_first._file") != F.col("_file"), F.lit(False))
+    outcome = F.when(again, F.lit("duplicate")).otherwise(F.col("_outcome"))
     return joined.select(*[outcome.alias(n) if n == "_outcome" else F.col(n) for n in staged.columns])
 
 

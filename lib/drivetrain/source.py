@@ -11,27 +11,31 @@ from itertools import groupby
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from drivetrain import jdbc
 from drivetrain.contracts import Dataset
 from drivetrain.files import SCHEME, plain
-from drivetrain.landing import Landed
+from drivetrain.landing import Intake, Landed, Pull
 
 # One split for each task: the number that monotonically_increasing_id counts up is then the line in the split.
 SPLIT_BYTES = 128 << 20
 IN_SPLIT = (1 << 33) - 1
 
 
-def read(spark: SparkSession, dataset: Dataset, files: Sequence[Landed]) -> DataFrame:
-    """Records of ``files``: raw string, raw_bytes binary (null where raw says it all), _file, _block, _line, _layout.
+def read(spark: SparkSession, dataset: Dataset, intake: Sequence[Intake]) -> DataFrame:
+    """Records of files or pulls: raw string, raw_bytes binary (null where raw says it all), _file, _block, _line and
+    _layout.
 
     The header is no record, nor is an empty line. ``_line`` counts from 1 within ``_block``, the byte at which the
-    block starts (0 but for the later blocks of a large file).
+    block starts (0 but for the later blocks of a large file); of a table's rows `jdbc.read` tells.
     """
+    pulls = [jdbc.read(spark, dataset, pull) for pull in intake if isinstance(pull, Pull)]
+    files = [file for file in intake if isinstance(file, Landed)]
 
     def kind(file: Landed) -> tuple[str, str]:
         return file.layout, file.charset
 
     groups = [(key, list(group)) for key, group in groupby(sorted(files, key=kind), kind)]
-    return reduce(DataFrame.unionByName, [_read_alike(spark, dataset, group, *key) for key, group in groups])
+    return reduce(DataFrame.unionByName, [*pulls, *[_read_alike(spark, dataset, group, *key) for key, group in groups]])
 
 
 @contextmanager
