@@ -341,11 +341,11 @@ class Yarn:
     jars: Path
     archives: dict[str, str]
 
-    def files(self, *words: str) -> str:
-        """The file system's own command line."""
+    def files(self, *words: str, cwd: Path = HOME) -> str:
+        """The file system's own command line, which takes no blanks in a path."""
         java = str(runtime.java_home() / "bin" / "java")
         main = [java, "-cp", f"{self.conf}:{self.jars}/*", "org.apache.hadoop.fs.FsShell"]
-        return subprocess.run([*main, *words], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([*main, *words], cwd=cwd, capture_output=True, text=True, check=True).stdout
 
     def submit(self, mode: str, job: Path, *words: str) -> subprocess.CompletedProcess[str]:
         spark = package._spark_home()
@@ -390,7 +390,7 @@ def yarn(packed: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yarn
         conf = str(home / "cluster" / "conf" / "client")
         made = Yarn(conf, home / "cluster" / "jars", {})
         made.files("-mkdir", "-p", "/apps")
-        made.files("-put", *map(str, archives(packed[0]).values()), "/apps")
+        made.files("-put", *(path.name for path in archives(packed[0]).values()), "/apps", cwd=packed[0])
         found = {kind: f"hdfs:///apps/{path.name}" for kind, path in archives(packed[0]).items()}
         yield Yarn(conf, made.jars, found)
     finally:
