@@ -20,7 +20,8 @@ from drivetrain import streams
 from drivetrain.errors import DrivetrainError, Problem
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = ("PYTHONPATH", "PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_HOME")  # what spark-submit is given
+# What spark-submit is given.
+ENVIRONMENT = ("PYTHONPATH", "PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "PYSPARK_ARCHIVES_PATH", "SPARK_HOME")
 KEEP_SECONDS = 86_400  # Spark has read its properties file seconds after the start
 SECRET_KEY = re.compile(r"secret|password|passphrase|token|credential|key(?!tab|store)", re.IGNORECASE)
 

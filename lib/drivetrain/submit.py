@@ -162,6 +162,8 @@ def run(call: Call, job: Path, root: Path, home: Path, values: Mapping[str, Any]
     mode = call.mode or str(spark.get("spark.submit.deployMode") or "client")
     java = NODE_LOG4J if mode == "cluster" else launch.java_options(call, root, home)
     settings = launch.properties(spark, java)
+    executors = "spark.executor.extraJavaOptions"
+    settings[executors] = f"{NODE_LOG4J} {settings.get(executors, '')}".strip()
     with hadoop.connected(launch.spark_home() / "jars", settings) as cluster:
         work = Work(call.job, tuple(call.rest), cluster.qualified(str(values.get("warehouse"))))
         if call.verb:
@@ -180,7 +182,9 @@ def run(call: Call, job: Path, root: Path, home: Path, values: Mapping[str, Any]
         mine = f"{OURS}-call-{uuid4().hex[:12]}"
         tags = (OURS, work.tag, work.exact_tag, mine, *uses)
         settings |= yarn_settings(call.job, places, tags, queue, mode, home)
-        os.environ["PYSPARK_ARCHIVES_PATH"] = places.pyspark
+        os.environ["PYSPARK_ARCHIVES_PATH"] = places.pyspark  # else spark-submit uploads its own
+        for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"):  # the caller's, which no node has
+            os.environ.pop(name, None)
         if mode == "client":
             full = launch.command(job, home, settings, launch.job_words(call, call.conf_dir, call.sets))
         else:
