@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from database import cluster_module
 from hypothesis import HealthCheck, settings
 
 # How busy the machine is says nothing of the code.
@@ -102,22 +104,22 @@ def run_pipeline(spark: object) -> Callable[..., object]:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
+def cluster() -> Iterator[Daemons]:
     """HDFS, YARN and the metastore, for all tests that need them."""
     for program, package in (("mvn", "maven"), ("psql", "postgresql")):
         if not shutil.which(program):
             pytest.skip(f"{program} is not installed: apt-get install {package}")
-    home = tmp_path_factory.mktemp("daemons")
-    if os.geteuid() == 0:  # PostgreSQL's user must get to its data
-        for folder in (home, *home.parents[:2]):
-            folder.chmod(0o755)
+    # Not below pytest's own folder, which its next run closes to PostgreSQL's user.
+    home = Path(tempfile.mkdtemp(prefix="drivetrain-daemons-"))
+    home.chmod(0o755)
     (home / "cluster").mkdir()
-    for part in ("venv", "jars", "cluster/jars"):  # what has been fetched need not be fetched again
-        if (STATE / part).exists():
-            (home / part).symlink_to(STATE / part)
+    cluster_module().Cluster(STATE, "java").provide_jars()
+    for part in ("venv", "jars", "cluster/jars"):
+        (home / part).symlink_to(STATE / part)
     daemons = Daemons(home)
     try:
         daemons.call("up")
         yield daemons
     finally:
         daemons.call("down")
+        shutil.rmtree(home, ignore_errors=True)

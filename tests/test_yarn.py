@@ -72,9 +72,9 @@ def warehouse(spark: Any, cluster: Any, feeds: Path, request: pytest.FixtureRequ
 
 
 class Job:
-    """An etl on YARN, and what the cluster knows of it."""
+    """A job on YARN, and what the cluster knows of it."""
 
-    def __init__(self, cluster: Any, folder: str, log: Path, *words: str) -> None:
+    def __init__(self, cluster: Any, folder: str, log: Path, name: str, *words: str) -> None:
         self.cluster, self.log = cluster, log
         sets = {
             "landing": f"{folder}/landing", "warehouse": f"{folder}/warehouse", "make_feeds": "null",
@@ -84,7 +84,7 @@ class Job:
         given = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [SUBMIT, "etl", "--env", "yarn", *given, *words], stdout=file, stderr=file,
+                [SUBMIT, name, "--env", "yarn", *given, *words], stdout=file, stderr=file,
                 env={**os.environ, **cluster.environ}, start_new_session=True,
             )  # fmt: skip
 
@@ -132,8 +132,8 @@ class Job:
 def started(cluster: Any, warehouse: str, tmp_path: Path) -> Iterator[Callable[..., Job]]:
     jobs: list[Job] = []
 
-    def start(*words: str) -> Job:
-        jobs.append(Job(cluster, warehouse, tmp_path / f"log{len(jobs)}", *words))
+    def start(*words: str, name: str = "etl") -> Job:
+        jobs.append(Job(cluster, warehouse, tmp_path / f"log{len(jobs)}", name, *words))
         return jobs[-1]
 
     yield start
@@ -142,8 +142,12 @@ def started(cluster: Any, warehouse: str, tmp_path: Path) -> Iterator[Callable[.
             os.killpg(job.process.pid, signal.SIGKILL)
 
 
+def hadoop_path(spark: Any, path: str) -> Any:
+    return spark._jvm.org.apache.hadoop.fs.Path(path)
+
+
 def has(spark: Any, path: str) -> bool:
-    there = spark._jvm.org.apache.hadoop.fs.Path(path)
+    there = hadoop_path(spark, path)
     return bool(there.getFileSystem(spark._jsc.hadoopConfiguration()).exists(there))
 
 
@@ -154,6 +158,9 @@ def test_client_mode_through_the_loss_of_an_executor_and_of_nodes(
     job.until("silver", lambda: has(spark, f"{warehouse}/warehouse/silver/accounts/_delta_log"))
     app = job.app
     assert app["queue"] == "root.critical" and app["name"] == "drivetrain etl"
+    sent = hadoop_path(spark, f"{cluster.root}/user/{app['user']}/.sparkStaging/{app['id']}")
+    size = sent.getFileSystem(spark._jsc.hadoopConfiguration()).getContentSummary(sent).getLength()
+    assert 0 < size < 5 << 20, "all that is large is staged"
     victim = job.until("an executor", lambda: job.processes("YarnCoarseGrainedExecutorBackend"))[0]
     os.kill(victim, signal.SIGKILL)
     others = job.until(
@@ -219,3 +226,17 @@ def test_another_application_reads_the_tables_by_name(
     wanted = {"default.raw_unified_data": "unified", "etl_gold.daily_sales": "gold/daily_sales",
               "etl_silver.orders": "silver/orders"}  # fmt: skip
     assert counts == {name: str(expected[table][0]) for name, table in wanted.items()}, done.stderr[-3000:]
+
+
+def test_without_its_metastore_a_job_says_so_and_writes_its_tables(
+    spark: Any, cluster: Any, warehouse: str, started: Callable[..., Job], expected: dict[str, tuple[int, Any]]
+) -> None:
+    cluster.kill("metastore")
+    try:
+        job = started("accounts", name="batch")
+        assert job.process.wait(600) == 1
+        assert "✗ catalog: " in (text := job.log.read_text()) and "metastore" in text.lower(), text[-3000:]
+        accounts = spark.read.format("delta").load(f"{warehouse}/warehouse/silver/accounts")
+        assert accounts.count() == expected["silver/accounts"][0]
+    finally:
+        cluster.call("up", "metastore")
