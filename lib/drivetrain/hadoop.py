@@ -171,7 +171,10 @@ class Hadoop:
         reader.setConf(self.configuration)
         with tempfile.TemporaryDirectory(prefix="drivetrain-") as folder:
             request.setOutputLocalDir(folder)
-            reader.dumpAllContainersLogs(request)
+            try:
+                reader.dumpAllContainersLogs(request)
+            except Py4JJavaError:  # a NullPointerException, where nothing has been collected yet
+                return {}
             texts = [file.read_text("utf-8", "replace") for file in Path(folder).glob(f"*/{container}")]
         return {kind: text for whole in texts for kind, text in sections(whole)}
 
