@@ -238,10 +238,14 @@ def connected(spark_jars: Path, settings: Mapping[str, str]) -> Iterator[Hadoop]
     if not (os.environ.get("HADOOP_CONF_DIR") or os.environ.get("YARN_CONF_DIR")):
         what = "neither HADOOP_CONF_DIR nor YARN_CONF_DIR is set, so there is no telling where the cluster is"
         raise DrivetrainError(Problem("hadoop-conf", "environment", what, "export HADOOP_CONF_DIR=/etc/hadoop/conf"))
-    port, token = launch_gateway(
-        classpath=class_path(spark_jars), jarpath=str(next(spark_jars.glob("py4j*.jar"))), java_path=java(),
-        javaopts=list(JVM), die_on_exit=True, enable_auth=True, redirect_stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    try:
+        port, token = launch_gateway(
+            classpath=class_path(spark_jars), jarpath=str(next(spark_jars.glob("py4j*.jar"))), java_path=java(),
+            javaopts=list(JVM), die_on_exit=True, enable_auth=True, redirect_stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        what = f"Hadoop's client cannot be started: {error}"
+        raise DrivetrainError(Problem("java", java(), what, "does it run? try it with -version")) from None
     gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port, auth_token=token, auto_convert=True))
     try:
         yield Hadoop(gateway.jvm, settings)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -178,7 +178,7 @@ def run(call: Call, job: Path, root: Path, home: Path, values: Mapping[str, Any]
         if note := None if call.show else cluster.check_queue(queue):
             print(note, file=sys.stderr)
         places = staged(cluster, call, root, home, values)
-        uses = [use_tag(place) for place in (places.environment, places.application, places.spark)]
+        uses = map(use_tag, astuple(places))
         mine = f"{OURS}-call-{uuid4().hex[:12]}"
         tags = (OURS, work.tag, work.exact_tag, mine, *uses)
         settings |= yarn_settings(call.job, places, tags, queue, mode, home)
