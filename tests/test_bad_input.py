@@ -20,7 +20,6 @@ import pytest
 from tiny import DAY, KEY, MONEY, WHOLE, Tiny
 
 from drivetrain import source
-from drivetrain.landing import Arrival
 from drivetrain.pipeline import Outcome
 
 pytestmark = pytest.mark.spark
@@ -306,10 +305,10 @@ def test_a_file_without_permission(spark: Any, tmp_path: Path, monkeypatch: pyte
 
     real = landing._read_through
 
-    def read_through(file: Arrival) -> Any:  # root may read it all the same
-        if not Path(file.path).stat().st_mode & 0o400:
+    def read_through(path: Path) -> Any:  # root may read it all the same
+        if not path.stat().st_mode & 0o400:
             raise PermissionError(13, "Permission denied")
-        return real(file)
+        return real(path)
 
     monkeypatch.setattr(landing, "_read_through", read_through)
     tiny.run()

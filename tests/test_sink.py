@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from delta.exceptions import DeltaConcurrentModificationException
 from pyspark.testing import assertDataFrameEqual
 
 from drivetrain.sink import METADATA, TXN_APP, Table, Txn
@@ -66,3 +67,21 @@ def test_replace_is_one_commit(spark: Any, tmp_path: Any) -> None:
     assertDataFrameEqual(table.read(), frame(spark, (2.5,), schema="other double"))
     assertDataFrameEqual(table.read(0), frame(spark, (1, "x")))
     assert [m["inputs"]["a"] for _, m in table.commits()] == [2, 1]
+
+
+def test_a_change_is_tried_again_where_another_writer_came_between(spark: Any, tmp_path: Any) -> None:
+    table = Table(spark, str(tmp_path / "t"))
+    table.append(frame(spark, (1, "x")), Txn("a", 1), {}, {})
+    tries = []
+
+    def change(target: Any) -> None:
+        tries.append(target)
+        if len(tries) < 3:
+            raise DeltaConcurrentModificationException("another writer came between")
+        target.update("id = 1", {"v": "'y'"})
+
+    table._change(change, Txn("b", 1), {})
+    assert (len(tries), [row["v"] for row in table.read().collect()]) == (3, ["y"])
+    tries.clear()
+    with pytest.raises(DeltaConcurrentModificationException):
+        table._change(lambda _: change(None) if len(tries) < 2 else change(tries.clear()), Txn("b", 2), {})

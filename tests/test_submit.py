@@ -22,31 +22,36 @@ PLACES = Staged(*[f"hdfs://h/s/{name}" for name in ("env-1.tar.gz", "app-2.zip",
 
 
 def test_a_job_is_known_by_its_warehouse_and_its_arguments() -> None:
-    one, two = Work("batch", ("orders",), "hdfs://h/w"), Work("batch", ("leads",), "hdfs://h/w")
-    other = Work("batch", ("orders",), "hdfs://h/other")
+    one, two = Work("batch", "orders", "hdfs://h/w"), Work("batch", "leads", "hdfs://h/w")
+    other = Work("batch", "orders", "hdfs://h/other")
     assert one.tag == two.tag != other.tag and len({one.exact_tag, two.exact_tag, other.exact_tag}) == 3
-    assert one.exact_tag == Work("batch", ("orders",), "hdfs://h/w").exact_tag
+    assert one.exact_tag == Work("batch", "orders", "hdfs://h/w").exact_tag
     assert all(len(tag) <= 100 and tag.isascii() for tag in (one.exact_tag, submit.use_tag(PLACES.environment)))
 
 
 def test_nodes_use_what_is_staged_and_the_driver_where_it_runs(tmp_path: Path) -> None:
-    client = submit.yarn_settings("etl", PLACES, ["a", "b"], "critical", "client", tmp_path)
-    cluster = submit.yarn_settings("etl", PLACES, ["a", "b"], "critical", "cluster", tmp_path)
+    site = {"spark.yarn.tags": "c", "spark.executorEnv.PYTHONPATH": "/site", "spark.x": "1"}
+    client = submit.yarn_settings(site, "etl", PLACES, ["a", "b"], "critical", "client", tmp_path, java=True)
+    cluster = submit.yarn_settings(site, "etl", PLACES, ["a", "b"], "critical", "cluster", tmp_path, java=True)
     for made in (client, cluster):
         assert made["spark.yarn.archive"] == PLACES.spark
         assert made["spark.yarn.dist.archives"] == f"{PLACES.environment}#env,{PLACES.application}#app"
-        assert (made["spark.yarn.tags"], made["spark.yarn.queue"]) == ("a,b", "critical")
+        assert (made["spark.yarn.tags"], made["spark.yarn.queue"]) == ("a,b,c", "critical")
+        assert (made["spark.executorEnv.PYTHONPATH"], made["spark.x"]) == ("./app/lib:/site", "1")
         assert made["spark.executorEnv.JAVA_HOME"] == made["spark.yarn.appMasterEnv.JAVA_HOME"] == "./env/java"
         assert made["spark.pyspark.python"] == "./env/bin/python"
     assert client["spark.pyspark.driver.python"] == sys.executable
     assert client["spark.driver.extraClassPath"] == f"{tmp_path}/jars/*"
     assert cluster["spark.pyspark.driver.python"] == "./env/bin/python"
     assert "spark.driver.extraClassPath" not in cluster
+    without = submit.yarn_settings({}, "etl", PLACES, [], "critical", "client", tmp_path, java=False)
+    assert not [key for key in without if "JAVA_HOME" in key], "the nodes' own Java is to be used"
 
 
 def test_a_driver_on_a_node_is_told_what_the_environment_says() -> None:
     environ = {"DRIVETRAIN_LANDING": "/x", "DRIVETRAIN_MAKE_FEEDS__DAYS": "3", "DRIVETRAIN_HOME": "/h", "PATH": "/bin"}
-    call = Call("etl", "yarn", Path("/conf"), ["landing=/y"])
+    environ["DRIVETRAIN_SPARK"] = "{spark.hadoop.x.password: s3cret}"
+    call = Call("etl", "yarn", Path("/conf"), ["landing=/y", "spark.spark.hadoop.y.password=s3cret"])
     assert submit.sets_of(call, environ) == ["landing=/x", "make_feeds.days=3", "landing=/y"]
 
 
@@ -135,6 +140,8 @@ def test_what_is_wrong_is_said_before_anything_is_submitted(cluster: Any) -> Non
     assert staging.returncode == 2 and "Permission denied: user=stranger" in staging.stderr
     conf = call(cluster, "etl", "--env", "yarn", "--deploy-mode", "cluster", "--set", "timezone=Mars")
     assert conf.returncode == 2 and "time zone 'Mars' is unknown" in conf.stderr
+    local = call(cluster, "etl", "--env", "yarn", "--set", "warehouse=/data/warehouse")
+    assert local.returncode == 2 and "'/data/warehouse' is no place that all nodes see" in local.stderr
     unknown = call(cluster, "status", "batch")
     assert unknown.returncode == 2 and "YARN knows of no batch over hdfs://" in unknown.stderr
 

@@ -35,14 +35,18 @@ def register(spark: SparkSession, conf: Conf) -> None:
         DrivetrainError: a name is taken by a table that stands elsewhere.
     """
     marks = Path(plain(conf.settings.warehouse), "_catalog") if embedded(conf) else None
+    if not marks and not spark._jsc.hadoopConfiguration().get("hive.metastore.uris"):
+        what = "no metastore is configured, so the tables have no names for others"
+        fix = "put hive-site.xml into HADOOP_CONF_DIR, or set spark.hadoop.hive.metastore.uris under spark:"
+        raise DrivetrainError(Problem("catalog", "hive.metastore.uris", what, fix))
     problems: list[Problem] = []
     for (layer, name), path in places(conf).items():
         database = layer if layer == "default" else f"{conf.settings.database_prefix}{layer}"
         mark = marks / f"{database}.{name}" if marks else None
         # An embedded metastore is ours alone, and asking it costs seconds: a mark tells what it knows.
-        if (mark.exists() if mark else _is_known(spark, database, name, path, problems)) or not Table(
-            spark, path
-        ).exists():
+        if (mark and mark.exists()) or not Table(spark, path).exists():
+            continue
+        if not mark and _is_known(spark, database, name, path, problems):
             continue
         add(spark, database, name, path)
         if mark:
@@ -67,7 +71,7 @@ def _is_known(spark: SparkSession, database: str, name: str, path: str, problems
 def add(spark: SparkSession, database: str, name: str, path: str) -> None:
     """One catalog entry for the Delta table at ``path``; names come from conf, which has checked them."""
     if not spark.catalog.databaseExists(database):
-        spark.sql(f"CREATE DATABASE `{database}`")
+        spark.sql(f"CREATE DATABASE IF NOT EXISTS `{database}`")
     spark.sql(f"CREATE TABLE IF NOT EXISTS `{database}`.`{name}` USING DELTA LOCATION '{_quoted(path)}'")
 
 

@@ -11,12 +11,13 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
+from uuid import uuid4
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError
 
 SCHEME: Final = "^(file:/+|[a-z][a-z0-9+.-]*:(//[^/]*)?/+)"  # of Spark's SQL too
 REMOTE: Final = re.compile("(?!file:)[a-z][a-z0-9+.-]*:")
@@ -202,7 +203,7 @@ class HadoopFiles:
 
     def put(self, source: Path, path: str, replace: bool = True) -> None:
         system, target = self._system(path), self._path(path)
-        draft = self._path(f"{path}.{os.getpid()}.new")
+        draft = self._path(f"{path}.{uuid4().hex}.new")
         with _translated(path):
             system.mkdirs(target.getParent())
             system.copyFromLocalFile(False, True, self._path(f"file:{source.absolute()}"), draft)
@@ -222,11 +223,13 @@ class HadoopFiles:
             self._system(path).mkdirs(self._path(folder))
         stream = self._opened(path, holder)
         try:
-            stream.write(bytearray(f"{holder}\n", "utf-8"))
-            stream.hflush()
+            with _translated(path):
+                stream.write(bytearray(f"{holder}\n", "utf-8"))
+                stream.hflush()
             yield
         finally:
-            stream.close()
+            with suppress(Py4JError):  # it is gone already where another took it over, or Java has ended
+                stream.close()
 
     def _opened(self, path: str, holder: str) -> Any:
         """The lock file, open for writing: HDFS lets one client do that, as long as it lives."""
@@ -243,7 +246,7 @@ class HadoopFiles:
             last = self._last_line(path)
             if time.monotonic() > deadline or (RECOVERING not in said and last != holder):
                 raise BlockingIOError(0, last)
-            if last == holder:  # an earlier attempt of this very application, which YARN has ended
+            if last == holder:  # an earlier attempt of this very application, which YARN has given up
                 with _translated(path):
                     system.recoverLease(target)
             time.sleep(1)

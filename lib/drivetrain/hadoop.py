@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -87,12 +87,14 @@ class Hadoop:
 
     def home(self) -> str:
         """The user's folder on the cluster's file system."""
-        return str(self._system().getHomeDirectory().toString())
+        with self._files():
+            return str(self._system().getHomeDirectory().toString())
 
     def qualified(self, path: str) -> str:
         """The path with the scheme and host that it stands for."""
         made = self.jvm.org.apache.hadoop.fs.Path(path)
-        return str(made.getFileSystem(self.configuration).makeQualified(made).toString())
+        with self._files():
+            return str(made.getFileSystem(self.configuration).makeQualified(made).toString())
 
     def await_writable(self, seconds: float = SAFE_MODE_SECONDS) -> None:
         """Wait while HDFS is in safe mode.
@@ -100,9 +102,9 @@ class Hadoop:
         Raises:
             DrivetrainError: it still is after that time, or does not answer.
         """
-        system, deadline, said = self._system(), time.monotonic() + seconds, False
-        where = str(system.getUri())
-        with _asked("hdfs", where, "is the NameNode up? see its log, and HADOOP_CONF_DIR"):
+        deadline, said, where = time.monotonic() + seconds, False, str(self.configuration.get("fs.defaultFS"))
+        with self._files():
+            system = self._system()
             while system.getUri().getScheme() == "hdfs" and system.isInSafeMode():
                 if time.monotonic() > deadline:
                     what = f"HDFS has been in safe mode for more than {seconds:g} s: it takes no writes"
@@ -112,6 +114,10 @@ class Hadoop:
                     print(f"HDFS is in safe mode; waiting up to {seconds:g} s", file=sys.stderr, flush=True)
                     said = True
                 time.sleep(1)
+
+    def _files(self) -> AbstractContextManager[None]:
+        where = str(self.configuration.get("fs.defaultFS"))
+        return _asked("hdfs", where, "is the NameNode up? see its log, and HADOOP_CONF_DIR")
 
     def _system(self) -> Any:
         return self.jvm.org.apache.hadoop.fs.FileSystem.get(self.configuration)
@@ -185,8 +191,9 @@ class Hadoop:
             DrivetrainError: there is no such queue, or it takes no applications.
         """
         with self._manager():
-            known = {str(info.getQueueName()): info for info in self.yarn.getAllQueues()}
-        info = known.get(queue.removeprefix("root."))
+            known = {str(info.getQueueName()).removeprefix("root."): info for info in self.yarn.getAllQueues()}
+        wanted = queue.removeprefix("root.")
+        info = known.get(wanted) or known.get(wanted.rsplit(".", 1)[-1])  # some schedulers name leaves only
         if info is None:
             fix = f"name one of {', '.join(sorted(known))}: --set spark.spark.yarn.queue=…, or queues in conf"
             raise DrivetrainError(Problem("queue-unknown", queue, "YARN has no such queue", fix))
@@ -196,7 +203,7 @@ class Hadoop:
         used, most = info.getCurrentCapacity(), info.getMaximumCapacity() / max(info.getCapacity(), 1e-6)
         return f"queue {queue} is full: the job waits there until others end" if used >= 0.99 * most else None
 
-    def _manager(self) -> Any:
+    def _manager(self) -> AbstractContextManager[None]:
         where = str(self.configuration.get("yarn.resourcemanager.address"))
         return _asked("resourcemanager", where, "is the ResourceManager up? see its log, and HADOOP_CONF_DIR")
 

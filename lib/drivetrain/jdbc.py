@@ -81,6 +81,12 @@ class Source:
     def sequence(self) -> Ordered:
         return self.ordered(self.dataset.column(str(self.dataset.sequence)).feed_name)
 
+    @property
+    def bounded(self) -> tuple[str, str]:
+        """What a pull's bounds are bounds of: the table, and the column with its type."""
+        table = f"{self.jdbc.database}.{self.jdbc.schema}.{self.jdbc.table}"
+        return table, f"{self.sequence.name} {self.sequence.type}"
+
     @cached_property
     def partition(self) -> Ordered:
         return self.ordered(self.jdbc.partition_column) if self.jdbc.partition_column else self.sequence
@@ -122,11 +128,11 @@ def look(
         state = _ask(spark, source.jdbc, state_sql(source, last, timezone))[0]
     pull = Pull(
         name=f"{source.jdbc.schema}.{source.jdbc.table}/pull-{len(pulls) + 1}", number=len(pulls) + 1,
-        table=f"{source.jdbc.schema}.{source.jdbc.table}", modified=time.time_ns(), header=source.header,
+        table=source.bounded[0], modified=time.time_ns(), header=source.header,
         names=source.names, kinds=source.kinds, layout=digest(["jdbc", source.header, source.kinds]),
-        sequence=str(dataset.sequence),
+        sequence=source.bounded[1],
         lower=state["lower"], upper=state["upper"],
-        cuts=tuple(dict.fromkeys(json.loads(state["cuts"] or "[]"))),
+        cuts=tuple(dict.fromkeys(cut for cut in json.loads(state["cuts"] or "[]") if cut is not None)),
         strays=bool(int(state["strays"])) and (last is None or last.seen_strays != state["seen_strays"]),
         seen=digest([source.overlap, state["seen"]]), seen_strays=state["seen_strays"],
     )  # fmt: skip
@@ -137,8 +143,7 @@ def look(
 
 def _same(source: Source, pull: Pull) -> bool:
     """Whether the pull's bounds are those of this table and sequence; of another one they say nothing."""
-    table = f"{source.jdbc.schema}.{source.jdbc.table}"
-    return (pull.table, pull.sequence) == (table, source.dataset.sequence)
+    return (pull.table, pull.sequence) == source.bounded
 
 
 def _source(spark: SparkSession, dataset: Dataset) -> Source:

@@ -30,7 +30,7 @@ from drivetrain.landing import (
     listing,
 )
 from drivetrain.progress import Progress
-from drivetrain.session import FAILURES, files_of, is_data_error, reason
+from drivetrain.session import FAILURES, embedded, files_of, is_data_error, reason
 from drivetrain.sink import Table, Txn
 
 # Personal data must not stand in Delta's log as minima and maxima; these tables are read whole anyway.
@@ -86,7 +86,7 @@ class Pipeline:
         with self.problem_of("quarantine"):
             self.mark_loaded()
         self.publish_all()
-        if self.steps.done:
+        if self.steps.done or not embedded(self.conf):  # at a site's, a name may be due since an earlier run
             with self.problem_of("catalog"):
                 catalog.register(self.spark, self.conf)
         with self.problem_of("ops"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Final
 
 from py4j.protocol import Py4JJavaError
@@ -70,7 +71,8 @@ def _causes(failure: Exception) -> list[tuple[str, str]]:
 def open_session(conf: Conf, job: str, catalog: str | None = None) -> SparkSession:
     """The session of this process, with the settings that conf and Drivetrain fix.
 
-    ``catalog`` overrides conf's: a job that only reads takes in-memory, as an embedded metastore serves one process.
+    ``catalog`` overrides conf's: a job that only reads takes in-memory, as an embedded metastore serves one process,
+    and the site's is not to hear of what a reader names.
     """
     warehouse = conf.settings.warehouse
     builder = SparkSession.builder.appName(f"drivetrain {job}")
@@ -79,7 +81,10 @@ def open_session(conf: Conf, job: str, catalog: str | None = None) -> SparkSessi
         place = f"jdbc:derby:;databaseName={warehouse}/metastore_db;create=true"
         builder = builder.config("spark.hadoop.javax.jdo.option.ConnectionURL", place)
         builder = builder.config("spark.sql.warehouse.dir", f"{warehouse}/hive")
-        builder = builder.config("spark.sql.catalogImplementation", catalog or "hive")
+    elif catalog:  # which makes a folder for each database that it is told of
+        builder = builder.config("spark.sql.warehouse.dir", f"file:{tempfile.gettempdir()}/drivetrain-catalog")
+    if catalog:
+        builder = builder.config("spark.sql.catalogImplementation", catalog)
     for key, value in FIXED.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,25 +22,28 @@ from drivetrain import conf as conf_reader
 from drivetrain import hadoop, launch, package
 from drivetrain.contracts import ROOT
 from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.files import is_remote
 from drivetrain.hadoop import LIVE, Application, Hadoop
 from drivetrain.launch import Call
 from drivetrain.settings import NOT_SETTINGS, PREFIX
 
 ASKING: Final = ("plan", "sql")  # jobs that write nothing: each call is one of its own
 OURS: Final = "drivetrain"
-UNUSED_SECONDS: Final = 86_400  # a staged archive that nobody has asked for in this time may go
+UNUSED_SECONDS: Final = 7 * 86_400  # a staged archive that nobody has asked for in this time may go
 POLL_SECONDS: Final = 1.0
 INTERRUPTED: Final = 130
 COLLECTED_SECONDS: Final = 30.0
+AWAY_SECONDS: Final = 600.0
 NODE_LOG4J: Final = "-Dlog4j2.configurationFile=app/conf/log4j2.properties"
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is asked of the cluster: a job with its own arguments over one warehouse."""
+    """What is asked of the cluster: a job over one warehouse; ``exactly`` says with which arguments, settings, code and
+    conf."""
 
     job: str
-    arguments: tuple[str, ...]
+    exactly: str
     warehouse: str
 
     @property
@@ -49,8 +53,8 @@ class Work:
 
     @property
     def exact_tag(self) -> str:
-        """As ``tag``, with the arguments too."""
-        return f"{self.tag}-{_digest(json.dumps(self.arguments))}"
+        """As ``tag``, of this very work: another conf is other work."""
+        return f"{self.tag}-{_digest(self.exactly)}"
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,10 @@ class Staged:
 # --- Staging ------------------------------------------------------------------------------------------------------
 
 
-def staged(cluster: Hadoop, call: Call, root: Path, home: Path, values: Mapping[str, Any]) -> Staged:
-    """Where nodes find the archives, which are made and put there if they are not yet; with --print nothing is put."""
-    archives = package.build(root, home, call.conf_dir, java=bool(values.get("package_java", True)))
+def staged(cluster: Hadoop, call: Call, archives: package.Archives, values: Mapping[str, Any]) -> Staged:
+    """Where nodes find the archives, which are put there if they are not yet; with --print nothing is put."""
     folder = str(values.get("staging") or f"{cluster.home()}/.{OURS}")
-    every = (archives.environment, archives.application, archives.spark, archives.pyspark)
+    every: tuple[Path, ...] = (archives.environment, archives.application, archives.spark, archives.pyspark)
     if not call.show:
         cluster.await_writable()
         stage(cluster, folder, every)
@@ -126,31 +129,55 @@ def _touch(cluster: Hadoop, place: str) -> None:
 # --- Spark's settings ---------------------------------------------------------------------------------------------
 
 
-def yarn_settings(job: str, places: Staged, tags: Sequence[str], queue: str, mode: str, home: Path) -> dict[str, str]:
-    """The settings by which Spark on YARN uses what is staged."""
+def yarn_settings(
+    settings: Mapping[str, str],
+    job: str,
+    places: Staged,
+    tags: Sequence[str],
+    queue: str,
+    mode: str,
+    home: Path,
+    java: bool,
+) -> dict[str, str]:
+    """The site's settings with those by which Spark on YARN uses what is staged; a list that both have is joined.
+    ``java`` tells whether the environment brings a Java runtime."""
     made = {
         "spark.app.name": f"{OURS} {job}",
         "spark.submit.deployMode": mode,
         "spark.yarn.archive": places.spark,
-        "spark.yarn.dist.archives": f"{places.environment}#env,{places.application}#app",
         "spark.pyspark.python": "./env/bin/python",
-        "spark.yarn.tags": ",".join(tags),
         "spark.yarn.queue": queue,
     }
+    lists = {
+        "spark.yarn.dist.archives": (",", f"{places.environment}#env,{places.application}#app"),
+        "spark.yarn.tags": (",", ",".join(tags)),
+        "spark.executor.extraJavaOptions": (" ", NODE_LOG4J),
+    }
     for side in ("spark.yarn.appMasterEnv", "spark.executorEnv"):
-        made |= {f"{side}.PYTHONPATH": "./app/lib", f"{side}.JAVA_HOME": "./env/java"}
+        lists[f"{side}.PYTHONPATH"] = (":", "./app/lib")
+        if java:
+            made[f"{side}.JAVA_HOME"] = "./env/java"
     if mode == "cluster":
         made |= {"spark.pyspark.driver.python": "./env/bin/python", "spark.yarn.submit.waitAppCompletion": "false"}
     else:
-        made |= {"spark.pyspark.driver.python": sys.executable, "spark.driver.extraClassPath": f"{home}/jars/*"}
-    return made
+        made["spark.pyspark.driver.python"] = sys.executable
+        lists["spark.driver.extraClassPath"] = (":", f"{home}/jars/*")
+    joined = {key: between.join(filter(None, [ours, settings.get(key)])) for key, (between, ours) in lists.items()}
+    return {**settings, **made, **joined}
 
 
 def sets_of(call: Call, environ: Mapping[str, str]) -> list[str]:
-    """--set for a driver on a node, which does not see the caller's DRIVETRAIN_ variables."""
+    """--set for a driver on a node, which does not see the caller's DRIVETRAIN_ variables. Spark's settings go by its
+    own file, for they may hold secrets, and a command line is for everybody."""
     named = sorted(name for name in environ if name.startswith(PREFIX) and name not in NOT_SETTINGS)
     keys = {name: name.removeprefix(PREFIX).lower().replace("__", ".") for name in named}
-    return [*[f"{keys[name]}={environ[name]}" for name in named], *call.sets]
+    every = [*[f"{keys[name]}={environ[name]}" for name in named], *call.sets]
+    return [text for text in every if text.split("=")[0].split(".")[0] != "spark"]
+
+
+def node_words(call: Call, sets: Sequence[str]) -> list[str]:
+    """The job's arguments where its driver runs on a node: the conf stands beside the code there."""
+    return launch.job_words(call, None, sets)
 
 
 # --- Running ------------------------------------------------------------------------------------------------------
@@ -160,53 +187,71 @@ def run(call: Call, job: Path, root: Path, home: Path, values: Mapping[str, Any]
     """Submit the job, attach to it where it runs already, or ask after it. Returns the exit code."""
     spark = values.get("spark") or {}
     mode = call.mode or str(spark.get("spark.submit.deployMode") or "client")
-    java = NODE_LOG4J if mode == "cluster" else launch.java_options(call, root, home)
-    settings = launch.properties(spark, java)
-    executors = "spark.executor.extraJavaOptions"
-    settings[executors] = f"{NODE_LOG4J} {settings.get(executors, '')}".strip()
-    with hadoop.connected(launch.spark_home() / "jars", settings) as cluster:
-        work = Work(call.job, tuple(call.rest), cluster.qualified(str(values.get("warehouse"))))
-        if call.verb:
-            return ask(call.verb, work, cluster)
-        if mode == "cluster":
-            conf_reader.load(call.conf_dir, call.env, sets=call.sets)  # all its errors now, not on a node
-        running = [] if call.job in ASKING or call.show else cluster.applications(work.exact_tag, states=LIVE)
-        if running:
-            print(f"{call.job} runs already, as {running[0].id}: waiting for that", file=sys.stderr)
-            return finish(cluster, running[0])
-        queue = settings.get("spark.yarn.queue") or (values.get("queues") or {}).get(call.job, "default")
-        if note := None if call.show else cluster.check_queue(queue):
-            print(note, file=sys.stderr)
-        places = staged(cluster, call, root, home, values)
-        uses = map(use_tag, astuple(places))
-        mine = f"{OURS}-call-{uuid4().hex[:12]}"
-        tags = (OURS, work.tag, work.exact_tag, mine, *uses)
-        settings |= yarn_settings(call.job, places, tags, queue, mode, home)
-        os.environ["PYSPARK_ARCHIVES_PATH"] = places.pyspark  # else spark-submit uploads its own
-        for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"):  # the caller's, which no node has
-            os.environ.pop(name, None)
-        if mode == "client":
-            full = launch.command(job, home, settings, launch.job_words(call, call.conf_dir, call.sets))
-        else:
-            full = launch.command(job, home, settings, launch.job_words(call, None, sets_of(call, os.environ)))
-            if not call.show:
+    settings = launch.properties(spark, NODE_LOG4J if mode == "cluster" else launch.java_options(call, root, home))
+    check_places(values)
+    if mode == "cluster" and not call.verb:
+        conf_reader.load(call.conf_dir, call.env, sets=call.sets)  # all its errors now, not on a node
+    try:
+        with hadoop.connected(launch.spark_home() / "jars", settings) as cluster:
+            warehouse = cluster.qualified(str(values["warehouse"]))
+            if call.verb:
+                return ask(call.verb, Work(call.job, "", warehouse), cluster)
+            java = bool(values.get("package_java", True))
+            archives = package.build(root, home, call.conf_dir, java=java)
+            sets = sets_of(call, os.environ)
+            work = Work(call.job, json.dumps([call.rest, sets, archives.application.name]), warehouse)
+            running = [] if call.job in ASKING or call.show else cluster.applications(work.exact_tag, states=LIVE)
+            if running:
+                print(f"{call.job} runs already, as {running[0].id}: waiting for that", file=sys.stderr)
+                return finish(cluster, running[0])
+            queue = settings.get("spark.yarn.queue") or (values.get("queues") or {}).get(call.job, "default")
+            if note := None if call.show else cluster.check_queue(queue):
+                print(note, file=sys.stderr)
+            places = staged(cluster, call, archives, values)
+            mine = f"{OURS}-call-{uuid4().hex[:12]}"
+            tags = (OURS, work.tag, work.exact_tag, mine, *map(use_tag, astuple(places)))
+            settings = yarn_settings(settings, call.job, places, tags, queue, mode, home, java)
+            words = launch.job_words(call, call.conf_dir, call.sets) if mode == "client" else node_words(call, sets)
+            full = launch.command(job, home, settings, words)
+            set_environment(places)
+            if mode == "cluster" and not call.show:
                 return submitted(cluster, full, mine)
+    except KeyboardInterrupt:
+        print(f"\nwhat YARN has been given runs on: status, logs, wait and kill {call.job} tell of it", file=sys.stderr)
+        return INTERRUPTED
     launch.start(call, full)
 
 
+def check_places(values: Mapping[str, Any]) -> None:
+    """Raises DrivetrainError where tables or feeds have no scheme: Spark would look for them on HDFS, and we here."""
+    wrong = {name: str(values.get(name)) for name in ("warehouse", "landing") if not is_remote(str(values.get(name)))}
+    if wrong:
+        fix = "write hdfs:///… or viewfs://… in yarn.yaml, or with --set"
+        raise DrivetrainError(*[
+            Problem("not-on-cluster", name, f"{place!r} is no place that all nodes see", fix)
+            for name, place in wrong.items()
+        ])  # fmt: skip
+
+
+def set_environment(places: Staged) -> None:
+    """What spark-submit reads of its environment."""
+    os.environ["PYSPARK_ARCHIVES_PATH"] = places.pyspark  # else spark-submit uploads its own
+    for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"):  # the caller's, which no node has
+        os.environ.pop(name, None)
+
+
 def submitted(cluster: Hadoop, full: Sequence[str], tag: str) -> int:
-    """Hand the job to YARN, and stay with it to its end; whoever interrupts that leaves it running."""
+    """Hand the job to YARN, and stay with it to its end."""
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it would reach the nodes
     options = f"-Dlog4j2.configurationFile={(ROOT / 'conf' / 'log4j2.properties').as_uri()}"
     done = subprocess.run(full, env={**environ, "SPARK_SUBMIT_OPTS": options}, stdin=subprocess.DEVNULL)
     found = cluster.applications(tag)
-    if done.returncode or not found:
-        return done.returncode or 1
-    try:
-        return finish(cluster, found[0])
-    except KeyboardInterrupt:
-        print(f"{found[0].id} runs on; status, logs, wait and kill tell of it", file=sys.stderr)
-        return INTERRUPTED
+    if done.returncode:
+        return done.returncode
+    if not found:
+        what = "spark-submit ended well, but YARN knows of no such application"
+        raise DrivetrainError(Problem("no-application", tag, what, "is HADOOP_CONF_DIR that of the same cluster?"))
+    return finish(cluster, found[0])
 
 
 def finish(cluster: Hadoop, app: Application) -> int:
@@ -217,8 +262,9 @@ def finish(cluster: Hadoop, app: Application) -> int:
 
 
 def follow(cluster: Hadoop, app: Application) -> Application:
-    """Wait until the application ends; say how it does when that changes."""
-    said = ""
+    """Wait until the application ends; say how it does when that changes. A ResourceManager that is away, as when it is
+    started again, is waited for."""
+    said, last_heard = "", time.monotonic()
     while True:
         now = f"{app.id} {app.state.lower()} in queue {app.queue}, attempt {max(app.attempt, 1)}"
         if now != said:
@@ -227,7 +273,12 @@ def follow(cluster: Hadoop, app: Application) -> Application:
         if app.ended:
             return app
         time.sleep(POLL_SECONDS)
-        app = cluster.application(app.id)
+        try:
+            app, last_heard = cluster.application(app.id), time.monotonic()
+        except DrivetrainError as error:
+            if time.monotonic() - last_heard > AWAY_SECONDS:
+                raise
+            print(f"{datetime.now():%H:%M:%S} waiting on: {error.problems[0].what}", file=sys.stderr, flush=True)
 
 
 def code(app: Application) -> int:
@@ -242,8 +293,10 @@ def print_driver(cluster: Hadoop, app: Application, seconds: float) -> None:
     """What the driver of a cluster-mode job has written: data on stdout, talk on stderr. YARN collects the logs of an
     application that has just ended within seconds."""
     deadline = time.monotonic() + seconds
-    while not (logs := cluster.driver_logs(app)) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+    logs: dict[str, str] = {}
+    with suppress(DrivetrainError):  # how the job ended does not hang on what it said
+        while not (logs := cluster.driver_logs(app)) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
     for log, stream in (("stderr", sys.stderr), ("stdout", sys.stdout)):
         stream.write(logs.get(log, ""))
         stream.flush()
@@ -253,7 +306,7 @@ def print_driver(cluster: Hadoop, app: Application, seconds: float) -> None:
 
 def ask(verb: str, work: Work, cluster: Hadoop) -> int:
     """status, logs, wait or kill. Returns the exit code."""
-    found = cluster.applications(work.exact_tag if work.arguments else work.tag)
+    found = cluster.applications(work.tag)
     if not found:
         what = f"YARN knows of no {work.job} over {work.warehouse}"
         raise DrivetrainError(Problem("no-application", work.job, what, "start it, or check --env and --set warehouse"))
