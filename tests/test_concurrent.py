@@ -18,9 +18,8 @@ KEYS, ROUNDS = 6, 6
 WRITER = """
 import sys, time
 from pathlib import Path
-from delta.exceptions import DeltaConcurrentModificationException
 from pyspark.sql import SparkSession
-from drivetrain.sink import Table, Txn
+from drivetrain.sink import CONFLICT, Table, Txn
 kind, path, rounds, keys, start = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])
 spark = (SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
     .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
@@ -41,7 +40,7 @@ for i in range(rounds):
     else:
         try:
             spark.sql(f"OPTIMIZE delta.`{path}`")
-        except DeltaConcurrentModificationException:  # somebody else's OPTIMIZE may lose; what it was to do waits
+        except CONFLICT:  # somebody else's OPTIMIZE may lose; what it was to do waits
             pass
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from delta.exceptions import DeltaConcurrentModificationException
+from delta.exceptions import ConcurrentAppendException
 from pyspark.testing import assertDataFrameEqual
 
 from drivetrain.sink import METADATA, TXN_APP, Table, Txn
@@ -77,11 +77,11 @@ def test_a_change_is_tried_again_where_another_writer_came_between(spark: Any, t
     def change(target: Any) -> None:
         tries.append(target)
         if len(tries) < 3:
-            raise DeltaConcurrentModificationException("another writer came between")
+            raise ConcurrentAppendException("another writer came between")
         target.update("id = 1", {"v": "'y'"})
 
     table._change(change, Txn("b", 1), {})
     assert (len(tries), [row["v"] for row in table.read().collect()]) == (3, ["y"])
     tries.clear()
-    with pytest.raises(DeltaConcurrentModificationException):
+    with pytest.raises(ConcurrentAppendException):
         table._change(lambda _: change(None) if len(tries) < 2 else change(tries.clear()), Txn("b", 2), {})

@@ -10,7 +10,13 @@ from functools import reduce
 from itertools import islice
 from typing import Any
 
-from delta.exceptions import DeltaConcurrentModificationException
+from delta.exceptions import (
+    ConcurrentAppendException,
+    ConcurrentDeleteDeleteException,
+    ConcurrentDeleteReadException,
+    ConcurrentTransactionException,
+    ConcurrentWriteException,
+)
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -23,6 +29,10 @@ TXN_APP = "spark.databricks.delta.write.txnAppId"
 TXN_VERSION = "spark.databricks.delta.write.txnVersion"
 RECENT = 20
 CONFLICTS = 5  # with other writers, after which a change fails
+CONFLICT = (  # they have no base class in common that tells them from other failures
+    ConcurrentAppendException, ConcurrentDeleteDeleteException, ConcurrentDeleteReadException,
+    ConcurrentTransactionException, ConcurrentWriteException,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,7 +142,7 @@ class Table:
                 try:
                     change(DeltaTable.forPath(self.spark, self.path))
                     return
-                except DeltaConcurrentModificationException:
+                except CONFLICT:
                     continue
             change(DeltaTable.forPath(self.spark, self.path))
 
