@@ -471,7 +471,7 @@ def test_names_are_matched_without_regard_to_case(shop: Shop) -> None:
 def test_plan_and_assess(shop: Shop) -> None:
     put(shop, ("a", 1, "05 10:00"))
     assert next((i.table, i.action, i.reads, i.why) for i in plan.intents(shop.pipeline())) == (
-        "bronze.orders", "append", f"rows of {shop.schema}.orders: at up to 2026-01-05 10:00:00+00",
+        "bronze.orders", "append", f'rows of shop.{shop.schema}.orders: "at" timestamptz up to 2026-01-05 10:00:00+00',
         "load 1: the first pull",
     )  # fmt: skip
     pipeline = shop.pipeline()

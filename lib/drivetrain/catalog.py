@@ -57,10 +57,10 @@ def register(spark: SparkSession, conf: Conf) -> None:
 
 
 def _is_known(spark: SparkSession, database: str, name: str, path: str, problems: list[Problem]) -> bool:
-    if not spark.catalog.tableExists(f"`{database}`.`{name}`"):
+    known = spark._jsparkSession.sharedState().externalCatalog()  # asked directly, no Spark job is needed
+    if not known.databaseExists(database) or not known.tableExists(database, name):
         return False
-    described = spark.sql(f"DESCRIBE DETAIL `{database}`.`{name}`").select("location").first()
-    location = described["location"] if described else ""
+    location = str(known.getTable(database, name).location().toString())
     if plain(location) != plain(path):
         what = f"the metastore has another table of this name, at {location}"
         fix = "set database_prefix, or unified_table, to a name that is free; or drop that table"
