@@ -42,7 +42,7 @@ def main() -> int:
     except DrivetrainError as error:
         print(f"drivetrain: {error}", file=sys.stderr)
         return 2
-    for path in (made.environment, made.application, made.spark, made.pyspark):
+    for path in made:
         show(path)
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from database import cluster_module
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("DRIVETRAIN_HOME") or ROOT / ".drivetrain")
@@ -24,12 +24,7 @@ HOME = Path(os.environ.get("DRIVETRAIN_HOME") or ROOT / ".drivetrain")
 
 @pytest.fixture(scope="module")
 def module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cluster", ROOT / "scripts" / "cluster.py")
-    assert spec and spec.loader
-    found = importlib.util.module_from_spec(spec)
-    sys.modules["cluster"] = found
-    spec.loader.exec_module(found)
-    return found
+    return cluster_module()
 
 
 def test_a_process_is_known_by_its_start(module: ModuleType, tmp_path: Path) -> None:

@@ -226,9 +226,9 @@ class Hadoop:
         )  # fmt: skip
 
 
-def class_path(spark_jars: Path, wanted: Sequence[str] = JARS) -> str:
+def class_path(spark_jars: Path) -> str:
     conf = os.environ.get("HADOOP_CONF_DIR") or os.environ.get("YARN_CONF_DIR") or ""
-    return ":".join([conf, *[str(jar) for pattern in wanted for jar in sorted(spark_jars.glob(f"{pattern}.jar"))]])
+    return ":".join([conf, *[str(jar) for pattern in JARS for jar in sorted(spark_jars.glob(f"{pattern}.jar"))]])
 
 
 def java() -> str:

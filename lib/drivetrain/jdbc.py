@@ -124,10 +124,12 @@ def look(
     with explained(dataset):
         source = _source(spark, dataset)
         pulls = [pull for pull in taken if isinstance(pull, Pull)]
-        last = max((pull for pull in pulls if _same(source, pull)), key=lambda pull: pull.number, default=None)
+        # The bounds of another table or sequence say nothing of this one.
+        mine = [pull for pull in pulls if (pull.table, pull.sequence) == source.bounded]
+        last = max(mine, key=lambda pull: pull.number, default=None)
         state = _ask(spark, source.jdbc, state_sql(source, last, timezone))[0]
     pull = Pull(
-        name=f"{source.jdbc.schema}.{source.jdbc.table}/pull-{len(pulls) + 1}", number=len(pulls) + 1,
+        name=f"{_shown(source.jdbc)}/pull-{len(pulls) + 1}", number=len(pulls) + 1,
         table=source.bounded[0], modified=time.time_ns(), header=source.header,
         names=source.names, kinds=source.kinds, layout=digest(["jdbc", source.header, source.kinds]),
         sequence=source.bounded[1],
@@ -139,11 +141,6 @@ def look(
     before = (last.upper, last.seen) if last else (None, pull.seen)
     due = pull.strays or (pull.upper, pull.seen) != before
     return pull if due else None, int(state["newest"]) if state["newest"] else None
-
-
-def _same(source: Source, pull: Pull) -> bool:
-    """Whether the pull's bounds are those of this table and sequence; of another one they say nothing."""
-    return (pull.table, pull.sequence) == source.bounded
 
 
 def _source(spark: SparkSession, dataset: Dataset) -> Source:

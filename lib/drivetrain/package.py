@@ -7,7 +7,6 @@ hash of their contents, so that a copy which stands on HDFS is known by its name
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import platform
@@ -19,11 +18,12 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from drivetrain import archive, runtime
 from drivetrain.archive import Contents, Entry
 from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.launch import spark_home
 from drivetrain.locking import alone
 
 KEPT: Final = "made.json"
@@ -37,8 +37,7 @@ NOT_OF_SPARK: Final = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Archives:
+class Archives(NamedTuple):
     """``environment`` is unpacked as env, ``application`` as app; ``spark`` is for spark.yarn.archive and ``pyspark``
     for PYSPARK_ARCHIVES_PATH, without which spark-submit uploads its own at each call.
     """
@@ -115,7 +114,7 @@ def application(root: Path, conf_dir: Path) -> Recipe:
 
 def spark(home: Path) -> Recipe:
     """Spark's jars and our own, at the top and uncompressed: jars are compressed already."""
-    jars = [*(_spark_home() / "jars").glob("*.jar"), *(home / "jars").glob("*.jar")]
+    jars = [*(spark_home() / "jars").glob("*.jar"), *(home / "jars").glob("*.jar")]
     entries = [Entry(jar.name, jar.name, jar) for jar in jars if not NOT_OF_SPARK.match(jar.name)]
     key = _key(map(_state, sorted(jars)))
     return Recipe("spark", "spark", ".zip", key, lambda _, file: archive.write_zip(entries, file, zipfile.ZIP_STORED))
@@ -123,7 +122,7 @@ def spark(home: Path) -> Recipe:
 
 def pyspark() -> Recipe:
     """The two zip files that Spark puts on the nodes' PYTHONPATH, as one."""
-    files = sorted((_spark_home() / "python" / "lib").glob("*.zip"))
+    files = sorted((spark_home() / "python" / "lib").glob("*.zip"))
 
     def entries() -> Iterator[Entry]:
         for file in files:
@@ -133,11 +132,6 @@ def pyspark() -> Recipe:
                         yield Entry(info.filename, file.name, source.read(info))
 
     return Recipe("pyspark", "pyspark", ".zip", _key(map(_state, files)), lambda _, f: archive.write_zip(entries(), f))
-
-
-def _spark_home() -> Path:
-    found = importlib.util.find_spec("pyspark")
-    return Path(str(found and found.origin)).parent
 
 
 def _key(parts: Iterable[bytes]) -> str:

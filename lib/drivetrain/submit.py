@@ -12,10 +12,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from drivetrain import conf as conf_reader
@@ -57,8 +57,7 @@ class Work:
         return f"{self.tag}-{_digest(self.exactly)}"
 
 
-@dataclass(frozen=True)
-class Staged:
+class Staged(NamedTuple):
     """Where the archives stand on the cluster's file system."""
 
     environment: str
@@ -73,11 +72,10 @@ class Staged:
 def staged(cluster: Hadoop, call: Call, archives: package.Archives, values: Mapping[str, Any]) -> Staged:
     """Where nodes find the archives, which are put there if they are not yet; with --print nothing is put."""
     folder = str(values.get("staging") or f"{cluster.home()}/.{OURS}")
-    every: tuple[Path, ...] = (archives.environment, archives.application, archives.spark, archives.pyspark)
     if not call.show:
         cluster.await_writable()
-        stage(cluster, folder, every)
-    return Staged(*[f"{folder}/{archive.name}" for archive in every])
+        stage(cluster, folder, archives)
+    return Staged(*[f"{folder}/{archive.name}" for archive in archives])
 
 
 def stage(cluster: Hadoop, folder: str, archives: Sequence[Path]) -> None:
@@ -107,7 +105,8 @@ def unused(cluster: Hadoop, folder: str, wanted: Sequence[str]) -> list[str]:
     tags = {tag for app in cluster.applications(OURS, states=LIVE) for tag in app.tags}
     found = {file.path: file for file in cluster.files.walk(folder)}
     oldest = (time.time() - UNUSED_SECONDS) * 1e9
-    archives = [path for path in found if not path.endswith(".used") and path not in map(cluster.qualified, wanted)]
+    current = set(map(cluster.qualified, wanted))
+    archives = [path for path in found if not path.endswith(".used") and path not in current]
     return [
         path
         for path in archives
@@ -175,11 +174,6 @@ def sets_of(call: Call, environ: Mapping[str, str]) -> list[str]:
     return [text for text in every if text.split("=")[0].split(".")[0] != "spark"]
 
 
-def node_words(call: Call, sets: Sequence[str]) -> list[str]:
-    """The job's arguments where its driver runs on a node: the conf stands beside the code there."""
-    return launch.job_words(call, None, sets)
-
-
 # --- Running ------------------------------------------------------------------------------------------------------
 
 
@@ -209,10 +203,10 @@ def run(call: Call, job: Path, root: Path, home: Path, values: Mapping[str, Any]
                 print(note, file=sys.stderr)
             places = staged(cluster, call, archives, values)
             mine = f"{OURS}-call-{uuid4().hex[:12]}"
-            tags = (OURS, work.tag, work.exact_tag, mine, *map(use_tag, astuple(places)))
+            tags = (OURS, work.tag, work.exact_tag, mine, *map(use_tag, places))
             settings = yarn_settings(settings, call.job, places, tags, queue, mode, home, java)
-            words = launch.job_words(call, call.conf_dir, call.sets) if mode == "client" else node_words(call, sets)
-            full = launch.command(job, home, settings, words)
+            conf_dir, told = (call.conf_dir, call.sets) if mode == "client" else (None, sets)
+            full = launch.command(job, home, settings, launch.job_words(call, conf_dir, told))
             set_environment(places)
             if mode == "cluster" and not call.show:
                 return submitted(cluster, full, mine)
