@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from drivetrain import package, runtime
+from drivetrain import launch, package, runtime
 from drivetrain.archive import Contents
 from drivetrain.errors import DrivetrainError
 
@@ -348,7 +348,7 @@ class Yarn:
         return subprocess.run([*main, *words], cwd=cwd, capture_output=True, text=True, check=True).stdout
 
     def submit(self, mode: str, job: Path, *words: str) -> subprocess.CompletedProcess[str]:
-        spark = package._spark_home()
+        spark = launch.spark_home()
         settings = {
             "spark.yarn.archive": self.archives["spark"],
             "spark.yarn.dist.archives": f"{self.archives['env']}#env,{self.archives['app']}#app",

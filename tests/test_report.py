@@ -223,7 +223,7 @@ def test_a_run_is_collected_and_written(spark: Any, pipeline: Path, run_pipeline
     assert {step.step for step in found.steps} >= {"bronze", "silver", "gold"} and found.seconds > 0
     assert [(total.run, total.rows_in) for total in found.history] == [(outcome.run, 3)]
     _check_gold(found)
-    page = report.write(found, conf)
+    page = Path(report.write(found, conf))
     assert page == pipeline.parent / "warehouse/reports" / f"{outcome.run}.html"
     assert page.read_text("utf-8") == page.with_name("latest.html").read_text("utf-8")
     assert sorted(path.name for path in page.parent.iterdir()) == [page.name, "latest.html"]
@@ -247,6 +247,6 @@ def test_a_run_that_wrote_nothing_and_an_old_one_leave_the_latest_page(
     idle = report.collect(spark, conf, "20200101T000000000")
     assert idle.did_nothing and idle.at == datetime(2020, 1, 1, tzinfo=timezone.utc)
     assert [table.state for table in idle.gold] == ["unchanged", "unchanged"]
-    newest = report.write(report.collect(spark, conf, outcome.run), conf).read_text("utf-8")
-    assert report.write(idle, conf).name == "20200101T000000000.html"
+    newest = Path(report.write(report.collect(spark, conf, outcome.run), conf)).read_text("utf-8")
+    assert Path(report.write(idle, conf)).name == "20200101T000000000.html"
     assert (pipeline.parent / "warehouse/reports/latest.html").read_text("utf-8") == newest
