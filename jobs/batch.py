@@ -19,11 +19,14 @@ def arguments() -> argparse.ArgumentParser:
         "--repair", metavar="FILE", type=Path, help='JSON lines {"quarantine_id": …, "raw": …}: repaired records'
     )
     parser.add_argument("--requeue", action="store_true", help="take released and repaired rows through again, once")
+    parser.add_argument(
+        "--vacuum", action="store_true", help="remove files that no reader can need any more; only that"
+    )
     return parser
 
 
 def run(given: argparse.Namespace, conf: Conf) -> int:
-    from drivetrain import requeue
+    from drivetrain import maintain, requeue
     from drivetrain.pipeline import Pipeline
     from drivetrain.progress import Progress
     from drivetrain.session import files_of, open_session
@@ -34,6 +37,12 @@ def run(given: argparse.Namespace, conf: Conf) -> int:
         run_id = job.run_id()
         progress = Progress(run_id)
         pipeline = Pipeline(spark, conf, run_id, "batch", progress)
+        if given.vacuum:
+            pipeline.publish_manifest()  # so that views name what is kept
+            pipeline.show_names()
+            kept = [(one.table, f"{one.hours:g} h", one.reason) for one in maintain.vacuum(pipeline)]
+            job.table(("table", "kept", "because"), kept)
+            return job.end(pipeline.outcome)
         if given.release:
             progress.say(f"released now: {requeue.release(pipeline, given.release)}; --requeue takes them through")
         if given.repair:

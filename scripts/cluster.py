@@ -1,4 +1,4 @@
-"""A cluster of real daemons on this machine's loopback: HDFS, YARN, and a Hive metastore on PostgreSQL.
+"""A cluster of real daemons on this machine's loopback: HDFS, YARN, a Hive metastore on PostgreSQL, and Kafka.
 
 Everything lies below .drivetrain/cluster: jars, conf, data, logs, and in run/ a file for each process, by which `down`
 ends its own processes only. Ports are chosen at the first start and kept, so that each checkout has its own cluster.
@@ -32,10 +32,13 @@ from xml.sax.saxutils import escape
 ROOT: Final = Path(__file__).resolve().parents[1]
 HOST: Final = "127.0.0.1"
 NODES: Final = ("127.0.0.11", "127.0.0.12", "127.0.0.13")
-SERVICES: Final = ("hdfs", "yarn", "postgres", "metastore")
+DEFAULT_SERVICES: Final = ("hdfs", "yarn", "postgres", "metastore")
+SERVICES: Final = (*DEFAULT_SERVICES, "kafka")
 NEEDS: Final = {"metastore": ("postgres",)}
-WITHOUT_JARS: Final = ("postgres",)
+POMS: Final = {**dict.fromkeys(("hdfs", "yarn", "metastore"), "daemons"), "kafka": "kafka"}  # of locks/, by service
 NODE_MEMORY_MB, NODE_CORES = 4096, 4
+KAFKA_ID: Final = "drivetrain-cluster-one"  # 16 bytes in URL-safe base64
+KAFKA_MESSAGE_BYTES: Final = 64 << 20
 NODE_TOOLS: Final = ("bash", "cat", "chmod", "cp", "find", "gzip", "id", "kill", "ln", "ls", "mkdir", "nice", "rm",
                      "setsid", "sh", "tar", "unzip")  # fmt: skip
 # Small heaps and the first compiler only: the daemons do little here, and their memory is the tests'.
@@ -79,6 +82,7 @@ class Cluster:
         kept: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
         names = ["namenode", "namenode_http", "resourcemanager", "resourcemanager_http", "resourcemanager_scheduler"]
         names += ["resourcemanager_tracker", "resourcemanager_admin", "postgres", "metastore"]
+        names += ["kafka", "kafka_controller"]
         names += [f"datanode{i}{part}" for i in (1, 2) for part in ("", "_http", "_ipc")]
         names += [f"nodemanager{i}{part}" for i in (1, 2, 3) for part in ("", "_http", "_localizer")]
         given = {name: os.environ.get(f"CLUSTER_PORT_{name.upper()}") for name in names}
@@ -103,33 +107,39 @@ class Cluster:
 
     @property
     def jars(self) -> Path:
+        """Those of Hadoop's daemons."""
         return self.home / "jars"
 
-    def provide_jars(self) -> None:
-        """The daemons' jars by Maven, once for each change of the pinned list."""
-        pom = ROOT / "locks" / "daemons.xml"
-        wanted = hashlib.sha256(pom.read_bytes()).hexdigest()
-        stamp = self.jars / "stamp"
+    @property
+    def kafka_jars(self) -> Path:
+        return self.home / "jars-kafka"
+
+    def provide_jars(self, pom: str = "daemons") -> None:
+        """The jars of one pom by Maven, once for each change of its pinned list."""
+        target = {"daemons": self.jars, "kafka": self.kafka_jars}[pom]
+        file = ROOT / "locks" / f"{pom}.xml"
+        wanted = hashlib.sha256(file.read_bytes()).hexdigest()
+        stamp = target / "stamp"
         if stamp.exists() and stamp.read_text() == wanted:
             return
         if not shutil.which("mvn"):
             raise ClusterError("Maven is needed to fetch the daemons' jars: apt-get install maven")
-        say("fetching the daemons' jars with Maven (100 MB, once) …")
-        new = self.home / "jars.new"
+        say(f"fetching the jars of {file.name} with Maven (once) …")
+        new = target.with_name(f"{target.name}.new")
         shutil.rmtree(new, ignore_errors=True)
-        words = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime"]
+        words = ["mvn", "-q", "-B", "-f", str(file), "dependency:copy-dependencies", "-DincludeScope=runtime"]
         with (self.home / "logs" / "maven.log").open("wb") as log:
             words.append(f"-DoutputDirectory={new}")
             code = subprocess.run(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL).returncode
         if code:
             raise ClusterError(f"Maven failed; see {log.name}")
-        # The jar of hadoop-hdfs has no web pages, without which neither NameNode nor DataNode starts.
-        for page in ("hdfs", "datanode", "secondary"):
-            (new / "webapps" / page / "WEB-INF").mkdir(parents=True)
-            (new / "webapps" / page / "WEB-INF" / "web.xml").write_text("<web-app/>")
+        if pom == "daemons":  # hadoop-hdfs has no web pages, without which neither NameNode nor DataNode starts
+            for page in ("hdfs", "datanode", "secondary"):
+                (new / "webapps" / page / "WEB-INF").mkdir(parents=True)
+                (new / "webapps" / page / "WEB-INF" / "web.xml").write_text("<web-app/>")
         (new / "stamp").write_text(wanted)
-        shutil.rmtree(self.jars, ignore_errors=True)
-        new.rename(self.jars)
+        shutil.rmtree(target, ignore_errors=True)
+        new.rename(target)
 
     # --- Configuration ---
 
@@ -138,6 +148,7 @@ class Cluster:
         self.write_conf("client", {})
         for daemon, more in self.own_settings().items():
             self.write_conf(daemon, more)
+        self.write_kafka_conf()
         self.link_node_tools()
 
     def conf(self, daemon: str) -> Path:
@@ -293,6 +304,8 @@ class Cluster:
                    self.jvm("metastore", 256, f"{spark}:{postgres_jar}",
                             "org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", str(self.ports["metastore"])),
                    lambda: _listens(self.ports["metastore"]), before=self.make_metastore_database),
+            Daemon("kafka", "kafka", self.kafka_command(384, "kafka.Kafka", str(self.kafka_properties)),
+                   lambda: _listens(self.ports["kafka"]), before=self.format_kafka),
         ]  # fmt: skip
         return found
 
@@ -429,6 +442,53 @@ class Cluster:
                  "-props", str(properties), str(home / "package.jdo")]  # fmt: skip
         self.run_once("metastore-tables", words)
 
+    # --- Kafka ---
+
+    @property
+    def kafka_properties(self) -> Path:
+        return self.conf("kafka") / "server.properties"
+
+    @property
+    def kafka_bootstrap(self) -> str:
+        return f"{HOST}:{self.ports['kafka']}"
+
+    def kafka_command(self, heap_mb: int, main: str, *words: str) -> list[str]:
+        conf = self.conf("kafka") / "log4j2.properties"
+        return [self.java, f"-Xmx{heap_mb}m", *JVM, f"-Dlog4j2.configurationFile={conf.as_uri()}", "-cp",
+                f"{self.kafka_jars}/*", main, *words]  # fmt: skip
+
+    def kafka_settings(self) -> dict[str, object]:
+        """One node that is broker and controller, and keeps one copy of what a company's cluster has three of."""
+        controller = f"{HOST}:{self.ports['kafka_controller']}"
+        copied = ("offsets.topic", "transaction.state.log", "share.coordinator.state.topic")
+        return {
+            "node.id": 1,
+            "process.roles": "broker,controller",
+            "controller.quorum.voters": f"1@{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{self.kafka_bootstrap},CONTROLLER://{controller}",
+            "log.dirs": self.data("kafka"),
+            "auto.create.topics.enable": "false",
+            "transaction.state.log.min.isr": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "offsets.topic.num.partitions": 3,
+            "transaction.state.log.num.partitions": 3,
+            "group.initial.rebalance.delay.ms": 0,
+            "message.max.bytes": KAFKA_MESSAGE_BYTES,
+            **{f"{topic}.replication.factor": 1 for topic in copied},
+        }
+
+    def write_kafka_conf(self) -> None:
+        self.conf("kafka").mkdir(parents=True, exist_ok=True)
+        lines = [f"{key}={value}\n" for key, value in self.kafka_settings().items()]
+        self.kafka_properties.write_text("".join(lines))
+        (self.conf("kafka") / "log4j2.properties").write_text(LOG4J2)
+
+    def format_kafka(self) -> None:
+        if not (self.data("kafka") / "meta.properties").exists():
+            words = ("format", "-t", KAFKA_ID, "-c", str(self.kafka_properties))
+            self.run_once("kafka-format", self.kafka_command(128, "kafka.tools.StorageTool", *words))
+
     # --- Processes ---
 
     def run_once(self, name: str, words: Sequence[str]) -> None:
@@ -470,8 +530,8 @@ class Cluster:
         """Start what is not running of the services and of what they need, and wait until all of it serves."""
         began = time.monotonic()
         services = [name for name in SERVICES if name in {*services, *(n for s in services for n in NEEDS.get(s, ()))}]
-        if set(services) - set(WITHOUT_JARS):
-            self.provide_jars()
+        for pom in dict.fromkeys(POMS[name] for name in services if name in POMS):
+            self.provide_jars(pom)
         self.configure()
         wanted = [daemon for daemon in self.daemons() if daemon.service in services]
         with ThreadPoolExecutor(len(wanted)) as pool:  # each waits mostly for its JVM
@@ -528,7 +588,8 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         """What a client of the cluster sets."""
         conf = str(self.conf("client"))
-        return {"HADOOP_CONF_DIR": conf, "YARN_CONF_DIR": conf}
+        kafka = {"KAFKA_BOOTSTRAP": self.kafka_bootstrap} if self.pid("kafka") else {}
+        return {"HADOOP_CONF_DIR": conf, "YARN_CONF_DIR": conf, **kafka}
 
 
 YARN_SERVER: Final = "org.apache.hadoop.yarn.server"
@@ -548,6 +609,14 @@ log4j.appender.console=org.apache.log4j.ConsoleAppender
 log4j.appender.console.target=System.err
 log4j.appender.console.layout=org.apache.log4j.PatternLayout
 log4j.appender.console.layout.ConversionPattern=%d{ISO8601} %p %c{2}: %m%n
+"""
+LOG4J2: Final = """rootLogger.level=INFO
+rootLogger.appenderRef.console.ref=console
+appender.console.type=Console
+appender.console.name=console
+appender.console.target=SYSTEM_ERR
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=%d{ISO8601} %p %c{2}: %m%n
 """
 
 
@@ -622,7 +691,7 @@ def main() -> None:
     parser.add_argument("--java", required=True, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start services and wait until they serve")
-    up.add_argument("services", nargs="*", help=f"default: {' '.join(SERVICES)}")
+    up.add_argument("services", nargs="*", help=f"of {' '.join(SERVICES)}; default: all but kafka")
     commands.add_parser("down", help="end all of this checkout's daemons; their data stay")
     commands.add_parser("status", help="what runs, its memory, and whether it serves")
     commands.add_parser("env", help='the settings of a client, for: eval "$(scripts/cluster env)"')
@@ -633,7 +702,7 @@ def main() -> None:
             unknown = [name for name in given.services if name not in SERVICES]
             if unknown:
                 raise ClusterError(f"no service is named {unknown[0]!r}; there are {', '.join(SERVICES)}")
-            cluster.up(given.services or SERVICES)
+            cluster.up(given.services or DEFAULT_SERVICES)
         elif given.command == "down":
             cluster.down()
         elif given.command == "env":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from broker import Broker
 from database import cluster_module
 from hypothesis import HealthCheck, settings
 
@@ -122,4 +123,19 @@ def cluster() -> Iterator[Daemons]:
         yield daemons
     finally:
         daemons.call("down")
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """A Kafka broker for all tests that need one; each makes topics of its own."""
+    if not shutil.which("mvn"):
+        pytest.skip("mvn is not installed: apt-get install maven")
+    home = Path(tempfile.mkdtemp(prefix="drivetrain-broker-"))
+    made = Broker(home, shutil.which("java") or "java")
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
         shutil.rmtree(home, ignore_errors=True)

@@ -22,6 +22,11 @@ def test_every_table_has_a_place() -> None:
         ("ops", "checks"): "/w/ops/checks",
         ("ops", "steps"): "/w/ops/steps",
         ("ops", "profiles"): "/w/ops/profiles",
+        ("ops", "speed"): "/w/ops/speed",
+        ("ops", "alerts"): "/w/ops/alerts",
+        ("ops", "replays"): "/w/ops/replays",
+        ("ops", "late"): "/w/late",
+        ("ops", "manifest"): "/w/manifest",
         ("ops", "quarantine"): "/w/quarantine",
         ("default", "raw_unified_data"): "/w/raw_unified_data",
     }

@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 from database import cluster_module
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,5 +138,39 @@ def test_env_is_for_the_shell(call: Any) -> None:
         ["bash", "-c", f'eval "{run("env").stdout}"; echo "$HADOOP_CONF_DIR"'], capture_output=True, text=True
     )
     assert words.stdout.strip() == str(state / "conf" / "client")
-    known = "hdfs, yarn, postgres, metastore"
+    known = "hdfs, yarn, postgres, metastore, kafka"
     assert run("up", "hdsf").stderr == f"cluster: no service is named 'hdsf'; there are {known}\n"
+
+
+@pytest.mark.cluster
+def test_kafka_comes_alone_and_comes_back_with_its_data(
+    call: Any, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, run = call
+    port = str(module._free_ports(1)[0])
+    monkeypatch.setenv("CLUSTER_PORT_KAFKA", port)
+    assert "KAFKA" not in run("env").stdout
+    done = run("up", "kafka")
+    assert done.returncode == 0, done.stderr
+    assert serving(run("status").stdout) == {"kafka"}
+    bootstrap = f"127.0.0.1:{port}"
+    assert f"export KAFKA_BOOTSTRAP={bootstrap}\n" in run("env").stdout
+
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(30)
+    producer = Producer({"bootstrap.servers": bootstrap})
+    producer.produce("kept", b"still here")
+    assert producer.flush(30) == 0
+    os.kill(json.loads((state / "run" / "kafka.json").read_text())["pid"], signal.SIGKILL)
+    assert run("up", "kafka").returncode == 0
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "test", "auto.offset.reset": "earliest"})
+    consumer.subscribe(["kept"])
+    [message] = consumer.consume(1, 60)
+    assert (message.value(), message.offset()) == (b"still here", 0)
+    consumer.subscribe(["nobody-made-it"])
+    [failure] = consumer.consume(1, 60)
+    assert failure.error().code() == KafkaError.UNKNOWN_TOPIC_OR_PART, "a misspelt topic is not made"
+    consumer.close()
+
+    assert run("down").returncode == 0
+    assert serving(run("status").stdout) == set() and "KAFKA" not in run("env").stdout

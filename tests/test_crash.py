@@ -138,8 +138,8 @@ def test_runs_that_die_after_every_commit(start: Tiny, undisturbed: dict[str, An
         assert {"bronze/orders", "bronze/prices", "gold/totals", "ops/ledger"} < {table for table, *_ in kinds}
         assert ("warehouse/quarantine", "append", "orders") in kinds
         assert ("warehouse/raw_unified_data", "append", "orders") in kinds
-    assert {("silver/orders", "append", "orders"), ("silver/prices", "append", "prices")} < set(met[1])
-    assert {("silver/orders", "merge", "orders"), ("silver/prices", "merge", "prices")} < set(met[2])
+    assert {("silver/orders", "append", "orders after 0"), ("silver/prices", "append", "prices after 0")} < set(met[1])
+    assert {("silver/orders", "merge", "orders after 1"), ("silver/prices", "merge", "prices after 1")} < set(met[2])
     assert content(tiny) == undisturbed
     for name in ("orders", "prices"):
         tiny.nothing_is_lost(name)

@@ -26,7 +26,8 @@ from tiny import DAY, KEY, MONEY, WHOLE, Tiny
 from drivetrain import plan, source
 from drivetrain.contracts import Dataset, Jdbc
 from drivetrain.errors import Problem
-from drivetrain.odcs import Findings, read_dataset
+from drivetrain.findings import Findings
+from drivetrain.odcs import read_dataset
 from drivetrain.settings import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]

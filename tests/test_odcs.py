@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from drivetrain.contracts import Column, Dataset, Options, Rule
 from drivetrain.errors import Problem
-from drivetrain.odcs import Findings, nearest, read_dataset
+from drivetrain.findings import Findings, nearest
+from drivetrain.odcs import read_dataset
 from drivetrain.settings import load_yaml
 
 PLAIN = """\

@@ -39,6 +39,7 @@ class Tiny:
         columns: Mapping[str, Mapping[str, Any]],
         format: str = "csv",
         quality: Sequence[Mapping[str, Any]] = (),
+        server: Mapping[str, Any] | None = None,
         **properties: Any,
     ) -> None:
         """A contract, and the empty folder of its feed; a column is a text but for what its mapping says."""
@@ -50,7 +51,9 @@ class Tiny:
             "id": name,
             "version": "1.0.0",
             "status": "active",
-            "servers": [{"server": "local", "type": "local", "path": f"${{landing}}/{name}", "format": format}],
+            "servers": [
+                server or {"server": "local", "type": "local", "path": f"${{landing}}/{name}", "format": format}
+            ],
             "schema": [{"name": name, "logicalType": "object", "quality": list(quality), "properties": described}],
             "customProperties": [{"property": key, "value": value} for key, value in properties.items()],
         }

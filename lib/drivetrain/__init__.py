@@ -2,9 +2,11 @@
 
 The chain, from left to right, a module each:
 
-settings, odcs, sqltext -> conf    the conf folder, read into the frozen models of contracts, every error at once
+settings, findings, servers, odcs, sqltext -> conf
+                                   the conf folder, read into the frozen models of contracts, every error at once
 landing                            which files have arrived, and which of them cannot be read
 source, jdbc                       read(dataset, intake): records of files or tables as they came, with where they stood
+kafka                              records of a topic as they come, what of it is lost, how far a micro-batch went
 bronze                             the immutable log; a load's records and its files are one commit
 drift, silver, checks              typed, checked rows with an outcome each: one pass over the new records
 quarantine, requeue                what could not be taken, with its reason and raw form, and the way back

@@ -15,15 +15,18 @@ from drivetrain.landing import Intake, Landed, Pull
 
 SCHEMA: Final = (
     "_entry string, raw string, raw_bytes binary, _file string, _block bigint, _line bigint, _layout string,"
-    " _load bigint, _run string, _arrived timestamp, _requeued string,"
-    " _released boolean"
+    " _load bigint, _run string, _arrived timestamp, _requeued string, _released boolean, _key string, _sent timestamp"
 )
 TYPES: Final = dict(part.split() for part in SCHEMA.split(","))
 PROPERTIES: Final = {
     "delta.appendOnly": "true",
+    # Nobody reads the log as it was: a load stays what it is. What was joined into larger files is remembered for as
+    # long as a query may run, since Delta reads and writes those memories with every checkpoint; and only `vacuum`
+    # removes commits, as it leaves the one that tells where we are.
+    "delta.deletedFileRetentionDuration": "interval 6 hours",
+    "delta.enableExpiredLogCleanup": "false",
     # Statistics on the raw text would cost time and copy personal data into the log.
     "delta.dataSkippingStatsColumns": "_entry,_file,_layout,_load,_requeued",
-    "delta.logRetentionDuration": "interval 3650 days",
 }
 
 
@@ -36,10 +39,10 @@ class Load:
     arrived: datetime
 
 
-def log_records(records: DataFrame, load: Load) -> DataFrame:
-    """Records of source.read -> rows of the log."""
+def log_records(records: DataFrame, load: Load, *more: str) -> DataFrame:
+    """Records of source.read -> rows of the log, with ``more`` of their columns."""
     rows = records.select(F.lit("record").alias("_entry"), *records.columns, *_load_columns(load))
-    return rows.select(_columns(rows))
+    return rows.select(*_columns(rows), *more)
 
 
 def log_files(spark: SparkSession, files: Sequence[Intake], load: Load) -> DataFrame:

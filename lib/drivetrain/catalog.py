@@ -12,8 +12,10 @@ from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.files import plain
 from drivetrain.session import embedded
 from drivetrain.sink import Table
+from drivetrain.unified import Unified
 
-OPS: Final = ("ledger", "checks", "steps", "profiles")
+UNIFIED: Final = "unified"
+OPS: Final = ("ledger", "checks", "steps", "profiles", "speed", "alerts", "replays")
 
 
 def places(conf: Conf) -> dict[tuple[str, str], str]:
@@ -22,7 +24,7 @@ def places(conf: Conf) -> dict[tuple[str, str], str]:
     found = {(layer, name): f"{root}/{layer}/{name}" for layer in ("bronze", "silver") for name in conf.datasets}
     found |= {("gold", name): f"{root}/gold/{name}" for name in conf.gold}
     found |= {("ops", name): f"{root}/ops/{name}" for name in OPS}
-    found["ops", "quarantine"] = f"{root}/quarantine"
+    found |= {("ops", name): f"{root}/{name}" for name in ("quarantine", "late", "manifest")}
     found["default", conf.settings.unified_table] = f"{root}/{conf.settings.unified_table}"
     return found
 
@@ -54,6 +56,29 @@ def register(spark: SparkSession, conf: Conf) -> None:
             mark.touch()
     if problems:
         raise DrivetrainError(*problems)
+
+
+def show(spark: SparkSession, conf: Conf) -> None:
+    """The unified tables as views in the database `unified`: their text is what a manifest says, changed in one step,
+    so that a reader of one has the old or the new and never some of both."""
+    views = Unified(spark, conf).views()
+    database = f"{conf.settings.database_prefix}{UNIFIED}"
+    marks = Path(plain(conf.settings.warehouse), "_catalog") if embedded(conf) else None
+    due = {name: text for name, text in views.items() if not marks or _marked(marks / f"{database}.{name}") != text}
+    if due and not spark.catalog.databaseExists(database):
+        spark.sql(f"CREATE DATABASE IF NOT EXISTS `{database}`")
+    for name, text in due.items():
+        known = spark._jsparkSession.sharedState().externalCatalog()
+        if not known.tableExists(database, name):
+            spark.sql(f"CREATE VIEW IF NOT EXISTS `{database}`.`{name}` AS {text}")
+        elif not (shown := known.getTable(database, name).viewText()).isDefined() or shown.get() != text:
+            spark.sql(f"ALTER VIEW `{database}`.`{name}` AS {text}")
+        if marks:
+            (marks / f"{database}.{name}").write_text(text)
+
+
+def _marked(mark: Path) -> str | None:
+    return mark.read_text() if mark.exists() else None
 
 
 def _is_known(spark: SparkSession, database: str, name: str, path: str, problems: list[Problem]) -> bool:

@@ -15,20 +15,23 @@ from drivetrain import sqltext
 from drivetrain.contracts import BUILT_IN_CHECKS, NAME, Conf, CycleError, Dataset, GoldTable, Settings, build_order
 from drivetrain.errors import ConfError, Problem
 from drivetrain.files import is_remote
-from drivetrain.odcs import (
-    Findings,
-    Model,
-    check_name,
-    check_standard,
-    keys,
-    nearest,
-    read_dataset,
-    read_rules,
-    repeated,
-)
+from drivetrain.findings import Findings, Model, check_name, keys, nearest, repeated
+from drivetrain.odcs import check_standard, read_dataset, read_rules
 from drivetrain.settings import Layered, layer, load_yaml, shown
 
-TAKEN_NAMES = ("bronze", "silver", "gold", "ops", "quarantine", "reports", "hive", "metastore_db")
+TAKEN_NAMES = (
+    "bronze",
+    "silver",
+    "gold",
+    "speed",
+    "ops",
+    "quarantine",
+    "late",
+    "manifest",
+    "reports",
+    "hive",
+    "metastore_db",
+)
 
 
 class MakeFeeds(Model):
@@ -50,6 +53,8 @@ class SettingsModel(Model):
     max_record_bytes: int = Field(16 << 20, ge=1024, alias="max_record_bytes")
     sample_rows: int = Field(10_000, ge=1, alias="sample_rows")
     unified_table: str = Field("raw_unified_data", pattern=f"^{NAME.pattern}$", alias="unified_table")
+    refresh_seconds: float = Field(60, gt=0, alias="refresh_seconds")
+    keep_hours: float = Field(168, ge=1, alias="keep_hours")
     database_prefix: str = Field("", pattern=f"^({NAME.pattern})?$", alias="database_prefix")
     make_feeds: MakeFeeds | None = Field(None, alias="make_feeds")
     queues: dict[str, str] = {}
@@ -157,6 +162,7 @@ def _settings(layered: Layered, problems: list[Problem]) -> Settings | None:
         warehouse=_absolute(model.warehouse, layered.root),
         timezone=model.timezone, settle_seconds=model.settle_seconds, max_record_bytes=model.max_record_bytes,
         sample_rows=model.sample_rows, unified_table=model.unified_table, database_prefix=model.database_prefix,
+        refresh_seconds=model.refresh_seconds, keep_hours=model.keep_hours,
         make_feeds=model.make_feeds.model_dump() if model.make_feeds else None,
         spark={key: str(value) for key, value in model.spark.items() if value is not None},
     )  # fmt: skip

@@ -134,6 +134,32 @@ class Jdbc:
 
 
 @dataclass(frozen=True)
+class Kafka:
+    """A topic that is read. ``options`` are those of Kafka's consumer, with kafka. before them; the secret ones are
+    references. ``max_messages`` bounds a micro-batch."""
+
+    bootstrap: str
+    topic: str
+    options: tuple[tuple[str, str], ...]
+    max_messages: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How a dataset is taken as it comes. An event is late which is older than the newest before its micro-batch by
+    more than ``delay_seconds``, and wrong where it lies more than ``ahead_seconds`` after its arrival (None: neither).
+    What has come is merged into silver after ``merge_seconds`` or ``merge_rows``, whichever is first. ``output`` is the
+    topic of the same brokers to which good records go within milliseconds."""
+
+    trigger_seconds: float
+    delay_seconds: float | None
+    ahead_seconds: float | None
+    merge_seconds: float
+    merge_rows: int
+    output: str | None
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A feed and the silver table that it becomes."""
 
@@ -158,6 +184,8 @@ class Dataset:
     latency_hours: float | None
     where: str
     jdbc: Jdbc | None = None
+    kafka: Kafka | None = None
+    stream: Stream | None = None
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
@@ -191,8 +219,9 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Changes when the contract reads records otherwise; moving a feed or renaming an owner does not count."""
-        ignored = {"owner", "path", "where", "spark", "freshness_hours", "latency_hours", "jdbc"}
-        return digest({key: value for key, value in asdict(self).items() if key not in ignored})
+        ignored = {"owner", "path", "where", "spark", "freshness_hours", "latency_hours", "jdbc", "kafka", "stream"}
+        ahead = {"ahead": self.stream.ahead_seconds} if self.stream and self.stream.ahead_seconds else {}
+        return digest({key: value for key, value in asdict(self).items() if key not in ignored} | ahead)
 
 
 @dataclass(frozen=True)
@@ -232,6 +261,8 @@ class Settings:
     database_prefix: str
     make_feeds: Mapping[str, Any] | None
     spark: Mapping[str, str]
+    refresh_seconds: float = 60
+    keep_hours: float = 168
 
 
 @dataclass(frozen=True)
@@ -321,10 +352,12 @@ __all__ = [
     "Format",
     "GoldTable",
     "Jdbc",
+    "Kafka",
     "Options",
     "Rule",
     "Settings",
     "SslMode",
+    "Stream",
     "build_order",
     "digest",
 ]  # fmt: skip

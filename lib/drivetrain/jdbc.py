@@ -21,8 +21,9 @@ from pyspark.sql import functions as F
 from drivetrain.contracts import Dataset, Jdbc, digest
 from drivetrain.drift import fit
 from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.findings import nearest
 from drivetrain.landing import Intake, Pull, numbered
-from drivetrain.odcs import MOMENTS, nearest
+from drivetrain.servers import MOMENTS
 from drivetrain.session import FAILURES, reason, sql_state
 from drivetrain.settings import resolve_secret
 

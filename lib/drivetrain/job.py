@@ -21,7 +21,7 @@ from drivetrain import streams
 from drivetrain.contracts import DEFAULT_CONF, Conf
 from drivetrain.errors import ConfError, DrivetrainError, Problem
 from drivetrain.files import Files, is_remote
-from drivetrain.odcs import nearest
+from drivetrain.findings import nearest
 
 if TYPE_CHECKING:
     from drivetrain.pipeline import Outcome

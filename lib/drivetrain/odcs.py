@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
-from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import jsonschema
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 
 from drivetrain import sqltext
 from drivetrain.contracts import (
     META_COLUMNS,
-    NAME,
     SCD2_COLUMNS,
     Column,
     Dataset,
-    Jdbc,
-    Options,
     Rule,
-    SslMode,
     castable,
     fixed_places,
 )
-from drivetrain.errors import Problem
-from drivetrain.settings import shown
+from drivetrain.findings import Findings, Model, Path_, as_text, check_name, extras, nearest, repeated
+from drivetrain.servers import Feed, SourceExtras, choose, read_source
 
-Path_ = tuple[str | int, ...]
 TYPES: Final = {
     "string": "string", "integer": "bigint", "number": "double", "boolean": "boolean", "date": "date",
     "timestamp": "timestamp",
@@ -60,109 +51,14 @@ OBJECT: Final = "__object__"
 OWN_IN_FEED: Final = ("_file", "_row")  # what a transformLogic meets beside the feed's columns
 
 
-class Findings:
-    """Collects the problems of one file."""
-
-    def __init__(self, path: Path, lines: Mapping[Path_, int], problems: list[Problem]) -> None:
-        self.path, self.lines, self.problems = path, lines, problems
-
-    def where(self, at: Sequence[str | int]) -> str:
-        """file:line of the nearest node at or above ``at``."""
-        place = tuple(at)
-        while place and place not in self.lines:
-            place = place[:-1]
-        return f"{shown(self.path)}:{self.lines.get(place, 1)}"
-
-    def add(self, code: str, at: Sequence[str | int], what: str, fix: str) -> None:
-        self.problems.append(Problem(code, self.where(at), what, fix))
-
-    def add_pydantic(
-        self, error: ValidationError, at: Path_, model: type[BaseModel], places: Mapping[str, Path_]
-    ) -> None:
-        """One problem for each thing that the model refused; ``places`` maps its top-level keys to where they stand."""
-        for item in error.errors():
-            loc = tuple(part for part in item["loc"] if not (isinstance(part, str) and "[" in part))
-            place = places.get(str(loc[0]), (*at, *loc)) + loc[1:] if loc else at
-            key = ".".join(map(str, loc))
-            if item["type"] == "extra_forbidden":
-                self.add("unknown-key", place, f"unknown key {key!r}", nearest(str(loc[-1]), keys(model, loc[:-1])))
-            elif item["type"] == "missing":
-                self.add("missing-key", place, f"{key!r} is missing", f"add {key}: …")
-            else:  # below jdbc a password may stand where a reference should
-                given = "" if loc[:1] == ("jdbc",) else f" (it is {item['input']!r})"
-                self.add("bad-value", place, f"{key}: {item['msg']}{given}", "see docs/contracts.md")
-
-
-def keys(model: type[BaseModel], at: Sequence[str | int]) -> list[str]:
-    """The keys that the model, or the one that stands in it at that place, knows."""
-    for part in at:
-        inner = next(
-            (field.annotation for name, field in model.model_fields.items() if part == (field.alias or name)), None
-        )
-        model = next(
-            (kind for kind in (inner, *get_args(inner)) if isinstance(kind, type) and issubclass(kind, BaseModel)),
-            model,
-        )
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def nearest(name: str, known: Iterable[str], verb: str = "did you mean") -> str:
-    """The advice that goes with an unknown name."""
-    options = sorted(set(known))
-    match = difflib.get_close_matches(name.lower(), [option.lower() for option in options], 1, 0.6)
-    found = next((option for option in options if match and option.lower() == match[0]), None)
-    listed = ", ".join(options[:12]) + (" …" if len(options) > 12 else "")
-    return f"{verb} {found!r}?" if found else f"known here: {listed or 'nothing'}"
-
-
-def repeated(names: Sequence[str]) -> list[str]:
-    """The names that stand there more than once, each once."""
-    return sorted(name for name, count in Counter(names).items() if count > 1)
-
-
-class Model(BaseModel):
-    """Part of conf: unknown keys are errors, names in camelCase."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
-
-
-class CsvOptions(Model):
-    header: bool = True
-    delimiter: str = Field(",", min_length=1, max_length=8)
-    quote: str = Field('"', max_length=1)
-    escape: str = Field('"', max_length=1)
-    encoding: str = "UTF-8"
-    multi_line: bool = False
-    null_values: tuple[str, ...] = ()
-
-
-class JdbcExtras(Model):
-    """How a table is pulled, and who as: ``user`` and ``password`` are named, never written."""
-
-    user: str
-    password: str | None = None
-    overlap: int | str
-    partitions: int = Field(4, ge=1, le=256)
-    partition_column: str | None = None
-    fetch_size: int = Field(1000, ge=1)
-    ssl_mode: SslMode = "prefer"
-    ssl_root_cert: str | None = None
-
-
-class DatasetExtras(Model):
+class DatasetExtras(SourceExtras):
     """customProperties of a dataset."""
 
-    format: Literal["csv", "json", "parquet", "text", "document"] | None = None
-    files: str = Field("*", pattern=r"^[^/\x00-\x1f]+$")
-    options: CsvOptions = CsvOptions()
     identity: tuple[str, ...] | Literal["position"] | None = None
-    sequence: str | None = None
-    event_time: str | None = None
     history: Literal["latest", "scd2", "append"] | None = None
     evolution: Literal["keep", "add", "quarantine", "refuse"] = "keep"
     unify: bool = False
     spark: dict[str, str | int | float | bool] = {}
-    jdbc: JdbcExtras | None = None
 
 
 class ColumnExtras(Model):
@@ -239,21 +135,6 @@ def check_standard(document: Any, found: Findings, part: str | None = None, at: 
             found.add("odcs", place, f"ODCS: {error.message[:200]}", fix)
 
 
-def extras(items: Any, at: Path_, model: type[Model], found: Findings) -> Any:
-    """customProperties as one model; what is refused has its default."""
-    pairs = [(i, item) for i, item in enumerate(items or []) if isinstance(item, dict) and "vendor" not in item]
-    values = {str(item.get("property")): item.get("value") for _, item in pairs}
-    places = {str(item.get("property")): (*at, i, "value") for i, item in pairs}
-    for name in {n for n in values if sum(str(item.get("property")) == n for _, item in pairs) > 1}:
-        found.add("twice", places[name], f"{name!r} stands twice", "keep one")
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        found.add_pydantic(error, at, model, places)
-        refused = {str(item["loc"][0]) for item in error.errors()}
-        return model.model_validate({key: value for key, value in values.items() if key not in refused})
-
-
 def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, str]) -> Dataset | None:
     """The contract as a Dataset, or None where it has errors (which are in ``found``)."""
     before = len(found.problems)
@@ -274,9 +155,9 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
     spots = {
         str(item.get("property")): ("customProperties", i, "value")
         for i, item in enumerate(document.get("customProperties") or [])
+        if "vendor" not in item
     }
-    server, server_at = _server(document, env, found)
-    is_table = server.get("type") in POSTGRES
+    server, server_at = choose(document, env, found)
     columns = [
         _column(item, ("schema", 0, "properties", i), found) for i, item in enumerate(schema.get("properties") or [])
     ]
@@ -285,10 +166,6 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
         second = [i for i, other in enumerate(names) if other == name_][1]
         found.add("twice", ("schema", 0, "properties", second, "name"), f"column {name_!r} stands twice", "rename one")
     columns = _one_case(columns, found)
-    feed_format = "jdbc" if is_table else extra.format or str(server.get("format", ""))
-    if not is_table and (server or feed_format) and feed_format not in ("csv", "json", "parquet", "text", "document"):
-        found.add("format", (*server_at, "format"), f"format {feed_format!r} is not read",
-                  nearest(feed_format, ("csv", "json", "parquet", "text", "document")))  # fmt: skip
     _check_extras(extra, names, spots, found)
     key = _key(schema, names)
     rules = _rules(schema, {column.name: column.type for column in columns}, found)
@@ -308,27 +185,21 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
         found.add(
             "sequence", spots["history"], "history scd2 needs a sequence column", "add {property: sequence, value: …}"
         )
-    identity, jdbc, path = _identity(extra, key, history, names), None, ""
-    if is_table:
-        table = str(schema.get("physicalName") or name)
-        jdbc = read_jdbc(server, server_at, table, extra, columns, identity, spots, found)
-    else:
-        path = _expand(str(server.get("path", "")), server_at, places, found)
-        if extra.jdbc and server:
-            found.add("jdbc", spots["jdbc"], "jdbc belongs to a server of type postgres",
-                      "leave it out, or name the database under servers")  # fmt: skip
+    identity = _identity(extra, key, history, names)
+    physical = str(schema.get("physicalName") or name)
+    source = read_source(Feed(server, server_at, physical, extra, spots, columns, identity, found), places)
     freshness, latency = _hours(document, "freshness", found), _hours(document, "latency", found)
     if len(found.problems) > before:
         return None
     return Dataset(
         name=name, version=str(document["version"]), owner=_owner(document),
-        path=path, format=feed_format, files=extra.files,  # type: ignore[arg-type]
-        options=Options(**extra.options.model_dump()), columns=tuple(columns), key=key,
+        path=source.path, format=source.format, files=extra.files,
+        options=source.options, columns=tuple(columns), key=key,
         identity=identity, sequence=extra.sequence, event_time=extra.event_time,
         history=history, evolution=extra.evolution, unify=extra.unify,
-        spark=tuple((k, _text(v)) for k, v in extra.spark.items()), rules=tuple(rules),
+        spark=tuple((k, as_text(v)) for k, v in extra.spark.items()), rules=tuple(rules),
         freshness_hours=freshness, latency_hours=latency,
-        where=found.where(()), jdbc=jdbc,
+        where=found.where(()), jdbc=source.jdbc, kafka=source.kafka, stream=source.stream,
     )  # fmt: skip
 
 
@@ -341,17 +212,6 @@ def _one_case(columns: Sequence[Column], found: Findings) -> list[Column]:
             found.add("twice", ("schema", 0, "properties", i), f"{other!r} and {column.feed_name!r} differ by case",
                       "leave one out; of a header that has both, the second is NAME#2")  # fmt: skip
     return [replace(c, sources=tuple(spelled.setdefault(name.lower(), name) for name in c.sources)) for c in columns]
-
-
-def check_name(name: str, at: Sequence[str | int], what: str, found: Findings) -> None:
-    """Names meet SQL and paths, so only plain ones pass."""
-    if not NAME.fullmatch(name):
-        found.add(
-            "name",
-            at,
-            f"{what} name {name[:80]!r} is not allowed",
-            "use a-z, 0-9 and _, begin with a letter, at most 63",
-        )
 
 
 def _identity(extra: DatasetExtras, key: tuple[str, ...], history: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -403,42 +263,6 @@ def _hours(document: Mapping[str, Any], name: str, found: Findings) -> float | N
     return None
 
 
-def _server(document: Mapping[str, Any], env: str, found: Findings) -> tuple[Mapping[str, Any], Path_]:
-    servers = document.get("servers") or []
-    chosen = [i for i, server in enumerate(servers) if server.get("server") == env] or (
-        [0] if len(servers) == 1 else []
-    )
-    if not chosen or not (servers[chosen[0]].get("path") or servers[chosen[0]]["type"] in POSTGRES):
-        found.add(
-            "server",
-            ("servers",),
-            f"no server for --env {env} with a path",
-            f"add {{server: {env}, type: local, path: …, format: …}}, or one of type postgres",
-        )
-        return {}, ("servers",)
-    return dict(servers[chosen[0]]), ("servers", chosen[0])
-
-
-def _expand(path: str, server_at: Path_, places: Mapping[str, str], found: Findings) -> str:
-    unknown = [name for name in re.findall(r"\$\{([^}]*)\}", path) if name not in places]
-    for name in unknown:
-        found.add("path", (*server_at, "path"), f"${{{name}}} stands for nothing", nearest(name, places))
-    full = re.sub(r"\$\{([^}]*)\}", lambda match: places.get(match[1], ""), path)
-    if ".." in Path(full).parts or re.search(r"[\x00-\x1f*?\[\]{}]", full):
-        found.add("path", (*server_at, "path"), f"path {full!r} holds '..', a wildcard or a control character",
-                  "write the folder itself; which files, is customProperties files")  # fmt: skip
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", full) and not re.match(r"(file|hdfs|viewfs):/", full):
-        found.add(
-            "path",
-            (*server_at, "path"),
-            f"path {full!r} has a scheme that is not read",
-            "use a plain path, file:/ or hdfs://",
-        )
-    if not re.match(r"/|[a-z]+:", full):
-        full = str(Path(places["root"]) / full)
-    return full
-
-
 def _column(item: Mapping[str, Any], at: Path_, found: Findings) -> Column:
     name, logical = str(item.get("name")), str(item.get("logicalType", "string"))
     if name in (*META_COLUMNS, *SCD2_COLUMNS):
@@ -485,11 +309,11 @@ def _column(item: Mapping[str, Any], at: Path_, found: Findings) -> Column:
     if kind == "timestamp_ntz" and form and not fixed_places(form):
         found.add("format", (*at, "logicalTypeOptions", "format"), f"format {form!r} is not read as timestamp_ntz",
                   "use yyyy, MM, dd, HH, mm, ss, each once, or physicalType timestamp")  # fmt: skip
-    enum = tuple(_text(v.get("value") if isinstance(v, dict) else v) for v in item.get("enum") or [])
+    enum = tuple(as_text(v.get("value") if isinstance(v, dict) else v) for v in item.get("enum") or [])
     for i, text in enumerate(enum):
         _check_value(text, kind, "enum", (*at, "enum", i), found)
     for key in [key for key in options if key.lower().endswith("imum")]:
-        _check_value(_text(options[key]), kind, key, (*at, "logicalTypeOptions", key), found)
+        _check_value(as_text(options[key]), kind, key, (*at, "logicalTypeOptions", key), found)
     return Column(
         name=name, feed_name=feed_name, type=kind,
         aliases=extra.aliases, transform=transform, sources=sources, format=form,
@@ -501,10 +325,6 @@ def _column(item: Mapping[str, Any], at: Path_, found: Findings) -> Column:
 
 
 BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern")
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _check_value(text: str, kind: str, what: str, at: Path_, found: Findings) -> None:
@@ -604,7 +424,7 @@ def _rule(
     for name in columns:
         if name not in types:
             found.add("unknown-column", at, f"the rule names no column: {name!r}", nearest(name, types))
-        for value in map(_text, arguments.valid_values):
+        for value in map(as_text, arguments.valid_values):
             _check_value(value, types.get(name, "string"), "validValues", (*at, "arguments"), found)
     if metric in ("nullValues", "missingValues", "invalidValues", "duplicateValues") and not columns:
         found.add("rule", at, f"{metric} needs a column", "put it under a column, or name arguments.properties")
@@ -616,8 +436,8 @@ def _rule(
     check_name(name, at, "rule", found)
     rule = Rule(
         name=name, action="flag", operator=operator, threshold=item.get(operator), metric=metric, column=column,
-        columns=columns, valid_values=tuple(map(_text, arguments.valid_values)),
-        missing_values=tuple(_text(v) for v in arguments.missing_values if v is not None),
+        columns=columns, valid_values=tuple(map(as_text, arguments.valid_values)),
+        missing_values=tuple(as_text(v) for v in arguments.missing_values if v is not None),
         pattern=arguments.pattern, predicate=predicate, query=query, percent=item.get("unit") == "percent",
     )  # fmt: skip
     if operator in ("mustBe", "mustNotBe") and not isinstance(rule.threshold, (int, float)):
@@ -675,98 +495,3 @@ def _sql(
 def _quoted(complaint: str) -> str:
     match = re.search(r"'([^']+)'|: (\w+)", complaint)
     return (match[1] or match[2]) if match else ""
-
-
-# --- Tables of a database ---
-
-POSTGRES: Final = ("postgres", "postgresql")
-SECRET: Final = re.compile(r"(env:[A-Za-z_][A-Za-z0-9_]*|file:[^\x00-\x1f]+)")
-DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
-TABLE_NAME: Final = re.compile(r"[A-Za-z_/][A-Za-z0-9_/$]{0,62}")  # SAP's own namespaces stand between slashes
-MOMENTS: Final = ("date", "timestamp", "timestamp_ntz")
-WHOLE: Final = ("tinyint", "smallint", "int", "bigint")
-
-
-def read_jdbc(
-    server: Mapping[str, Any], server_at: Path_, table: str, extra: DatasetExtras, columns: Sequence[Column],
-    identity: Sequence[str], spots: Mapping[str, Path_], found: Findings,
-) -> Jdbc | None:  # fmt: skip
-    """How the table is pulled; None where ``found`` says what is wrong with it."""
-    before = len(found.problems)
-    _check_place(server, server_at, table, found)
-    for name in ("format", "files", "options"):
-        if name in spots:
-            found.add("jdbc", spots[name], f"{name} is for files, and this server is a database", "leave it out")
-    if not identity:
-        found.add("identity", spots.get("identity", ()), "a pull reads some rows again, and nothing tells these apart",
-                  "mark the key columns primaryKey: true, or name identity columns")  # fmt: skip
-    if not extra.sequence:
-        found.add("sequence", (), "a table is pulled by a sequence column", "add {property: sequence, value: …}")
-    if extra.jdbc is None:
-        if "jdbc" not in spots:  # else what is wrong with it has been said
-            found.add("jdbc", (), "how the table is pulled is not said",
-                      "add {property: jdbc, value: {user: env:NAME, password: env:NAME, overlap: 15m}}")  # fmt: skip
-        return None
-    at, jdbc = spots["jdbc"], extra.jdbc
-    for name, value in (("user", jdbc.user), ("password", jdbc.password)):
-        if value is not None and not SECRET.fullmatch(value):
-            found.add("secret", (*at, name), f"the {name} is not a reference; what stands here is not shown",
-                      "write env:NAME or file:PATH, and change a password that stood in a file")  # fmt: skip
-    by_name = {column.name: column for column in columns}
-    overlap = _overlap(jdbc.overlap, by_name.get(extra.sequence or ""), spots, found)
-    part = by_name.get(jdbc.partition_column or "")
-    if jdbc.partition_column and not part:
-        what = f"partitionColumn names no column: {jdbc.partition_column!r}"
-        found.add("unknown-column", (*at, "partitionColumn"), what, nearest(jdbc.partition_column, by_name))
-    if part and (part.transform or part.type.split("(")[0] not in (*WHOLE, *MOMENTS, "decimal", "double")):
-        found.add("jdbc", (*at, "partitionColumn"), f"partitionColumn {part.name} is {part.type}, or computed",
-                  "name a column of the table with numbers, dates or times, or leave it out")  # fmt: skip
-    if len(found.problems) > before:
-        return None
-    return Jdbc(
-        host=str(server["host"]), port=int(server["port"]), database=str(server["database"]),
-        schema=str(server["schema"]), table=table, user=jdbc.user, password=jdbc.password, overlap=overlap,
-        partitions=jdbc.partitions, partition_column=part.feed_name if part else None, fetch_size=jdbc.fetch_size,
-        ssl_mode=jdbc.ssl_mode, ssl_root_cert=jdbc.ssl_root_cert,
-    )  # fmt: skip
-
-
-def _check_place(server: Mapping[str, Any], at: Path_, table: str, found: Findings) -> None:
-    """Host, database, schema and table meet a URL and SQL, so only plain ones pass."""
-    if not HOST.fullmatch(str(server["host"])):
-        found.add("jdbc", (*at, "host"), f"host {str(server['host'])[:80]!r} is not a name or address of a machine",
-                  "write host.example.com, 10.0.0.1 or [::1]")  # fmt: skip
-    if not (str(server["port"]).isdecimal() and 0 < int(server["port"]) < 65_536):
-        found.add("jdbc", (*at, "port"), f"port {server['port']!r} is not a number from 1 to 65535", "write e.g. 5432")
-    names = {part: ((*at, part), str(server[part])) for part in ("database", "schema")}
-    for what, (place, name) in {**names, "table": (("schema", 0, "physicalName"), table)}.items():
-        if not TABLE_NAME.fullmatch(name):
-            found.add("name", place, f"{what} name {name[:80]!r} is not allowed",
-                      "use letters, digits, _, $ and /, begin with a letter, _ or /, at most 63")  # fmt: skip
-
-
-def _overlap(given: int | str, sequence: Column | None, spots: Mapping[str, Path_], found: Findings) -> float:
-    """In units of an integer sequence, or in seconds."""
-    if sequence is None:  # said elsewhere
-        return 0
-    at = spots["sequence"]
-    if sequence.transform or sequence.format or sequence.type not in (*WHOLE, *MOMENTS):
-        found.add("sequence", at, f"the sequence {sequence.name} is {sequence.type}, computed, or has a format",
-                  "name a column that is an integer, a date or a timestamp in the database")  # fmt: skip
-        return 0
-    if not sequence.is_open:
-        found.add("sequence", at, f"the sequence {sequence.name} is {sequence.classification}, and its values stand in "
-                  "queries and in the log", "name another column")  # fmt: skip
-    if not TABLE_NAME.fullmatch(sequence.feed_name):
-        found.add("name", at, f"sequence column {sequence.feed_name[:80]!r} is not allowed",
-                  "use letters, digits, _, $ and /, begin with a letter, _ or /, at most 63")  # fmt: skip
-    moment = DURATION.fullmatch(str(given))
-    fits = moment if sequence.type in MOMENTS else isinstance(given, int)
-    size = float(moment[1]) * SECONDS[moment[2]] if moment else float(given) if isinstance(given, int) else 0.0
-    if not fits or size <= 0:
-        wanted = "a duration as 90s, 15m, 2h or 1d" if sequence.type in MOMENTS else "a whole number"
-        found.add("jdbc", (*spots["jdbc"], "overlap"), f"overlap {given!r} is not {wanted} above 0",
-                  "write more than the longest transaction that writes to the table takes")  # fmt: skip
-    return size

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from pyspark.sql import SparkSession
 from drivetrain.sink import Table, Txn
 
 SETTINGS: Final = ("spark.sql.shuffle.partitions", "spark.sql.adaptive.enabled", "spark.sql.autoBroadcastJoinThreshold")
+SUMMED: Final = ("files", "rows_in", "good", "quarantined", "duplicate", "late", "inserted", "updated", "superseded",
+                 "requeued")  # fmt: skip
 TYPES: Final = {"str": "string", "int": "bigint", "float": "double", "bool": "boolean", "datetime": "timestamp"}
 
 
@@ -75,6 +78,30 @@ class LedgerRow:
 
 
 @dataclass(frozen=True)
+class SpeedRow:
+    """What a stream brought up to a load, since its row before: rows_in = good + quarantined + late. The batch that
+    takes those loads counts them in the ledger, the late ones among the good; which are repeats is known then."""
+
+    run: str
+    dataset: str
+    last_load: int
+    batches: int
+    commits: int
+    rows_in: int
+    good: int
+    quarantined: int
+    late: int
+    lag_offsets: int | None
+    lag_seconds: float | None
+    watermark: datetime | None
+    at: datetime
+
+    @property
+    def adds_up(self) -> bool:
+        return self.rows_in == self.good + self.quarantined + self.late
+
+
+@dataclass(frozen=True)
 class CheckRow:
     """A rule's measure in one run."""
 
@@ -120,7 +147,8 @@ class Steps:
         """Time what happens inside and read Spark's figures for it; the caller sets ``rows``."""
         settings = ", ".join(f"{key}={self.spark.conf.get(key, None)}" for key in SETTINGS)
         step = Step(self.run, self.job, name, dataset, now(), settings=settings)
-        tag, context, began = f"{self.run}-{len(self.done)}", self.spark.sparkContext, time.perf_counter()
+        # Several threads of a run may be at a step at once.
+        tag, context, began = uuid.uuid4().hex, self.spark.sparkContext, time.perf_counter()
         context.addJobTag(tag)
         try:
             yield step
@@ -132,6 +160,17 @@ class Steps:
             step.seconds = round(time.perf_counter() - began, 3)
             _add_figures(self.spark, tag, step)
             self.done.append(step)
+
+
+def together(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """One row for each dataset, from the first load of its rows to their last: what a long run has done in all."""
+    found: dict[str, LedgerRow] = {}
+    for row in rows:
+        before = found.get(row.dataset)
+        sums = {name: getattr(before, name) + getattr(row, name) for name in SUMMED} if before else {}
+        first = min(before.first_load, row.first_load) if before else row.first_load
+        found[row.dataset] = replace(row, first_load=first, **sums)
+    return list(found.values())
 
 
 def now() -> datetime:
@@ -168,14 +207,21 @@ def _add_figures(spark: SparkSession, tag: str, step: Step) -> None:
             step.cpu_seconds += stage.executorCpuTime() / 1e9
 
 
-def write(table: Table, rows: Sequence[Any], metadata: Mapping[str, Any], run: str) -> None:
-    """Append dataclass rows, all of one kind, to an ops table; no rows, no commit."""
+def write(table: Table, rows: Sequence[Any], metadata: Mapping[str, Any], run: str, txn: Txn | None = None) -> None:
+    """Append dataclass rows, all of one kind, to an ops table, by default once a run; no rows, no commit."""
     if not rows:
         return
     kinds = {f.name: TYPES[str(f.type).split(" ")[0]] for f in fields(rows[0])}
     schema = ", ".join(f"`{column}` {kind}" for column, kind in kinds.items())
     frame = table.spark.createDataFrame([tuple(asdict(row).values()) for row in rows], schema).coalesce(1)
-    table.append(frame, Txn(run, 1), {"run": run, **metadata}, {})
+    table.append(frame, txn or Txn(run, 1), {"run": run, **metadata}, {})
+
+
+def alert(table: Table, run: str, kind: str, dataset: str, what: str) -> None:
+    """Append one alert, for a person or a program that watches."""
+    row = [(now(), run, kind, dataset, what)]
+    frame = table.spark.createDataFrame(row, "at timestamp, run string, kind string, dataset string, what string")
+    table.append(frame.coalesce(1), Txn(f"{run}:{kind}:{dataset}:{what}", 1), {"run": run}, {})
 
 
 def ledger_row(values: Mapping[str, Any]) -> LedgerRow:

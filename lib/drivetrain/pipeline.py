@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from drivetrain import assess, bronze, catalog, checks, gold, jdbc, ops, quarantine, refresh, silver, source
+from drivetrain import (
+    assess,
+    bronze,
+    catalog,
+    checks,
+    gold,
+    jdbc,
+    logend,
+    maintain,
+    ops,
+    publish,
+    quarantine,
+    refresh,
+    silver,
+    source,
+)
 from drivetrain.contracts import META_COLUMNS, Conf, Dataset, GoldTable, digest
 from drivetrain.drift import fit, new_columns
 from drivetrain.errors import DrivetrainError, Problem
@@ -31,11 +46,12 @@ from drivetrain.landing import (
 )
 from drivetrain.progress import Progress
 from drivetrain.session import FAILURES, embedded, files_of, is_data_error, reason
-from drivetrain.sink import Table, Txn
+from drivetrain.sink import CONFLICT, NO_STATISTICS, Table, Txn, again, session_confs
 
-# Personal data must not stand in Delta's log as minima and maxima; these tables are read whole anyway.
-NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
-SILVER_PROPERTIES = {"delta.enableChangeDataFeed": "true", "delta.enableDeletionVectors": "true"}
+LEDGER = "ledger"
+
+# Appends records to a dataset's log, with what the commit says, the records' layouts and their files; rows written.
+Append = Callable[[Dataset, DataFrame, Mapping[str, object], Mapping[str, Sequence[str]], Sequence[Intake]], int]
 
 
 @dataclass
@@ -72,23 +88,27 @@ class Pipeline:
     def quarantine(self) -> Table:
         return Table(self.spark, f"{self.warehouse}/quarantine")
 
-    def transform(self, names: Sequence[str] = ()) -> Outcome:
+    def transform(self, names: Sequence[str] = (), ingest: bool = True) -> Outcome:
         """Bronze and silver of each dataset, then the gold tables whose inputs changed. A failing dataset does not stop
-        the others; its problem is in the outcome."""
+        the others; its problem is in the outcome. Without ``ingest`` the log is taken as it is."""
         self.recover_ledger()
         for dataset in self.conf.datasets.values():
             if not names or dataset.name in names:
-                with self.problem_of(dataset.name):
-                    self.ingest(dataset)
+                if ingest:
+                    with self.problem_of(dataset.name):
+                        self.ingest_alone(dataset)
                 with self.problem_of(dataset.name):
                     self.refine(dataset)
                     self.unify(dataset)
         with self.problem_of("quarantine"):
             self.mark_loaded()
         self.publish_all()
-        if self.steps.done or not embedded(self.conf):  # at a site's, a name may be due since an earlier run
-            with self.problem_of("catalog"):
-                catalog.register(self.spark, self.conf)
+        with self.problem_of("manifest"):
+            self.publish_manifest()
+        with self.problem_of("catalog"):
+            self.show_names()
+        if self.steps.done:
+            maintain.compact(self)
         with self.problem_of("ops"):
             self.write_ops()
         return self.outcome
@@ -132,20 +152,46 @@ class Pipeline:
 
     # --- landing -> bronze ---
 
-    def ingest(self, dataset: Dataset) -> None:
-        """Append what is new in the feed's folder or table to the log, as one commit."""
+    def ingest_alone(self, dataset: Dataset) -> None:
+        """`ingest`, unless a stream does it."""
+        if not dataset.stream:
+            self.ingest(dataset)
+            return
+        try:
+            with self.leased(dataset):
+                self.ingest(dataset)
+        except BlockingIOError as error:
+            self.progress.say(
+                f"{dataset.name}: {error.strerror or 'another process'} streams it; its log is taken as it is"
+            )
+
+    def leased(self, dataset: Dataset) -> AbstractContextManager[None]:
+        """A context in which nobody else brings records from the dataset's source.
+
+        Raises:
+            BlockingIOError: another does; ``strerror`` says who.
+        """
+        folder = f"{self.warehouse}/_speed/{dataset.name}"
+        return self.files(folder).lock(folder, self.spark.sparkContext.applicationId)
+
+    def ingest(self, dataset: Dataset, append: Append | None = None) -> None:
+        """Append what is new in the feed's folder or table to the log, as one commit; a stream appends by its own."""
+        if dataset.kafka:
+            return
         new, rejected = self.new_files(dataset)
         self.reject(dataset, rejected)
         while new:
             try:
                 with jdbc.explained(dataset):
-                    self.load(dataset, new)
+                    self.load(dataset, new, append or self.append_log)
                 return
             except FAILURES as error:
                 new = self.without_offenders(dataset, new, error)
 
     def new_files(self, dataset: Dataset) -> tuple[list[Intake], list[Rejected]]:
         """What the log has not taken: files, and those that cannot be read, or a pull; looked into once a run."""
+        if dataset.kafka:
+            return [], []
         if dataset.name not in self.looked_into:
             self.looked_into[dataset.name] = self.look_at_table(dataset) if dataset.jdbc else self.look(dataset)
         return self.looked_into[dataset.name]
@@ -197,35 +243,65 @@ class Pipeline:
 
     def taken(self, dataset: Dataset) -> dict[str, list[Intake]]:
         """What the log says of files or pulls, by name, in the order of their loads; read once a run."""
+        if dataset.kafka:
+            return {}
         if dataset.name not in self.known_files:
             files: dict[str, list[Intake]] = {}
-            log = self.table("bronze", dataset.name)
-            entries = bronze.file_entries(log.read()).collect() if log.exists() else []
+            table = self.table("bronze", dataset.name)
+            entries = bronze.file_entries(table.read()).collect() if table.exists() else []
             for row in sorted(entries, key=lambda entry: entry["_load"]):
                 file = bronze.landed(row["raw"])
                 files.setdefault(file.name, []).append(file)
             self.known_files[dataset.name] = files
         return self.known_files[dataset.name]
 
-    def load(self, dataset: Dataset, files: Sequence[Intake]) -> None:
-        log = self.table("bronze", dataset.name)
-        load = bronze.Load(max(log.last_txn(dataset.name), 0) + 1, self.outcome.run, ops.now())
+    def load(self, dataset: Dataset, files: Sequence[Intake], append: Append) -> None:
+        layouts = {**self.layouts(dataset), **{file.layout: file.header for file in files}}
         with self.step("bronze", dataset.name) as step, source.one_split_a_task(self.spark):
-            records = bronze.log_records(source.read(self.spark, dataset, files), load)
-            rows = records.unionByName(bronze.log_files(self.spark, files, load))
-            metadata = {"run": load.run, "listing": self.listings.get(dataset.name), "files": len(files)}
+            records = source.read(self.spark, dataset, files)
+            metadata = {"listing": self.listings.get(dataset.name), "files": len(files)}
             known = self.taken(dataset)
             del self.known_files[dataset.name]  # if the append fails, or its end is not seen, the log is asked again
-            log.append(rows, Txn(dataset.name, load.number), metadata, bronze.PROPERTIES)
+            step.rows = append(dataset, records, metadata, layouts, files) - len(files)
             for file in files:
                 known.setdefault(file.name, []).append(file)
             self.known_files[dataset.name] = known
-            step.rows = log.rows_written(log.version()) - len(files)
         for file in files:
             if isinstance(file, Landed) and changed(file, self.files(dataset.path)):
                 self.outcome.notes.append(
                     f"{dataset.name}: {file.name} changed while it was read; the next run takes it again"
                 )
+
+    def append_log(
+        self,
+        dataset: Dataset,
+        records: DataFrame,
+        metadata: Mapping[str, object],
+        layouts: Mapping[str, Sequence[str]],
+        files: Sequence[Intake] = (),
+    ) -> int:
+        """Append records, and the entries of the files they are from, as the next load; the number of rows written."""
+        table = self.table("bronze", dataset.name)
+
+        def rows(number: int) -> DataFrame:
+            load = bronze.Load(number, self.outcome.run, ops.now())
+            if dataset.stream:  # else the unified view could not show them before silver has them
+                judged = silver.judged(records, dataset, layouts, self.conf.settings.max_record_bytes, careful=True)
+                logged = silver.beside(judged, dataset, load, None).drop("_rule", "_late")
+            else:
+                logged = bronze.log_records(records, load)
+            if not files:
+                return logged
+            return logged.unionByName(bronze.log_files(self.spark, files, load), allowMissingColumns=True)
+
+        while True:
+            after = logend.end(table)
+            then = after.next(after.mark, silver.row_column(dataset) if dataset.stream else None)
+            try:
+                said = {"run": self.outcome.run, **metadata}
+                return table.rows_written(logend.append(table, dataset.name, after, rows, said, then))
+            except logend.Taken:  # by a stream, which runs beside this job
+                continue
 
     def without_offenders(self, dataset: Dataset, files: Sequence[Intake], error: Exception) -> list[Intake]:
         """After a failed load: the files that can be read alone. The others go to quarantine.
@@ -309,9 +385,18 @@ class Pipeline:
         done, last = table.last_txn(dataset.name), log.last_txn(dataset.name)
         if last <= max(done, 0):
             return
-        with self.spark_settings(dataset), self.staging(dataset) as folder, self.step("silver", dataset.name) as step:
-            loads = Loads(max(done, 0) + 1, last, log.version(), table.version() if table.exists() else -1)
-            staged = self.stage(dataset, log.read(loads.bronze_version), loads, folder)
+        version = log.version()
+        loads = Loads(max(done, 0) + 1, last, version, table.version() if table.exists() else -1)
+        self.refine_loads(dataset, log.read(version), loads)
+
+    def refine_loads(self, dataset: Dataset, log: DataFrame, loads: Loads) -> None:
+        """Take those loads, which ``log`` has whole, into silver."""
+        with (
+            session_confs(self.spark, dict(dataset.spark)),
+            self.staging(dataset) as folder,
+            self.step("silver", dataset.name) as step,
+        ):
+            staged = self.stage(dataset, log, loads, folder)
             if dataset.jdbc:
                 staged = silver.read_before(staged, self.quarantined_before(dataset, loads))
             known = self.known(dataset, staged, loads)
@@ -360,6 +445,8 @@ class Pipeline:
 
     def layouts(self, dataset: Dataset) -> dict[str, tuple[str, ...]]:
         """The header of each layout that the log has seen."""
+        if dataset.kafka:
+            return {"kafka": dataset.feed_columns}
         return {file.layout: file.header for files in self.taken(dataset).values() for file in files}
 
     def added_columns(
@@ -439,16 +526,19 @@ class Pipeline:
         for version, metadata in log.commits():
             if metadata["number"] < loads.first:
                 break
+            if metadata["number"] > loads.last:  # a stream has gone on
+                continue
             records = log.rows_written(version) - metadata["files"]
-            requeued = records if metadata["files"] == 0 else 0
+            requeued = records if metadata["files"] == 0 and "batch" not in metadata else 0
             total = Logged(total.records + records, total.files + metadata["files"], total.requeued + requeued)
         return total
 
     def write_quarantine(self, dataset: Dataset, staged: DataFrame, counts: Mapping[str, int], loads: Loads) -> None:
         rows = quarantine.of_rows(staged, dataset, self.outcome.run)
         txn = Txn(dataset.name, loads.last)
-        if self.quarantine.last_txn(dataset.name) >= loads.first:
-            # A run ended between quarantine and silver. Its verdicts may differ from today's, so they are replaced.
+        if self.quarantine.last_txn(dataset.name) >= loads.first or (dataset.stream and self.quarantine.exists()):
+            # A run ended between quarantine and silver, or a stream has put down what it met. Verdicts may differ from
+            # today's, so they are replaced.
             txn = Txn(f"{dataset.name}:{self.outcome.run}", loads.last)
             mine = f"dataset = '{dataset.name}' AND _load BETWEEN {loads.first} AND {loads.last}"
             self.quarantine.delete(f"{mine} AND state = 'open'", txn, {"run": self.outcome.run})
@@ -456,28 +546,43 @@ class Pipeline:
             rows = rows.join(held, "quarantine_id", "left_anti").select(*quarantine.COLUMNS)
             txn = Txn(f"{txn.app}:again", loads.last)
         if counts.get("quarantined"):
-            self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES)
+            # What it reads is what it appends to: if a stream puts down a row meanwhile, Delta has it done again.
+            again(lambda: self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES))
 
     def write_silver(
         self, dataset: Dataset, good: DataFrame, known: Known | None, row: ops.LedgerRow, loads: Loads
     ) -> None:
-        table, txn = self.table("silver", dataset.name), Txn(dataset.name, loads.last)
-        metadata = {"run": row.run, "contract": dataset.fingerprint, "ledger": asdict(row)}
+        # Named by the load before: of two that start from the same silver, Delta takes one.
+        table, txn = self.table("silver", dataset.name), Txn(f"{dataset.name} after {loads.first - 1}", 1)
+        metadata = {
+            "app": dataset.name, "number": loads.last, "run": row.run, "contract": dataset.fingerprint,
+            "ledger": asdict(row),
+        }  # fmt: skip
         rows = good.drop(*silver.STAGED_ONLY)
         first = loads.silver_version < 0
         if dataset.history == "scd2":
             rows = silver.versions(rows, known.rows if known else None, dataset)
         if first or (dataset.history != "scd2" and row.updated == 0):
-            table.append(rows, txn, metadata, SILVER_PROPERTIES | _statistics(dataset))
-            written = table.rows_written(loads.silver_version + 1)
-            if written != row.inserted:
-                what = f"{written} rows were written where the ledger says {row.inserted}"
-                raise DrivetrainError(
-                    Problem("ledger", dataset.name, what, "report this; RESTORE silver to the version before")
-                )
+            table.append(rows, txn, metadata, silver_properties(dataset))
         else:
             on = dataset.identity if dataset.history == "scd2" else dataset.key
             table.merge(rows, on, txn, metadata, known.reach if known else None)
+        self.check_written(dataset, table, row)
+
+    def check_written(self, dataset: Dataset, table: Table, row: ops.LedgerRow) -> None:
+        """Raises:
+        DrivetrainError: silver was written by another job, or other than the ledger says.
+        """
+        version, metadata = next(table.commits())
+        if (metadata["number"], metadata["run"]) != (row.last_load, row.run):
+            what = f"run {metadata['run']} has taken load {row.first_load} into silver meanwhile"
+            fix = "nothing was written twice; see why two jobs hold the warehouse's lock, and run again"
+            raise DrivetrainError(Problem("taken-over", dataset.name, what, fix))
+        written = table.rows_written(version)
+        if row.updated == 0 and dataset.history != "scd2" and written != row.inserted:
+            what = f"{written} rows were written where the ledger says {row.inserted}"
+            fix = "report this; RESTORE silver to the version before"
+            raise DrivetrainError(Problem("ledger", dataset.name, what, fix))
 
     # --- the unified table: raw columns of several feeds by name ---
 
@@ -491,7 +596,8 @@ class Pipeline:
             return
         with self.step("unify", dataset.name) as step:
             # A released record went in when it first came: the unified table knows no rules.
-            records = bronze.records(log.read(), done).where(~F.coalesce("_released", F.lit(False)))
+            records = bronze.records(log.read(), done).where(F.col("_load") <= last)
+            records = records.where(~F.coalesce("_released", F.lit(False)))
             rows = silver.unified(records, dataset, self.layouts(dataset), self.conf.settings.max_record_bytes)
             table.append(rows, Txn(dataset.name, last), {"run": self.outcome.run}, NO_STATISTICS)
             step.rows = table.rows_written(table.version())
@@ -581,6 +687,18 @@ class Pipeline:
         types = self.conf.datasets[name].silver_types
         return self.spark.createDataFrame([], ", ".join(f"`{column}` {kind}" for column, kind in types.items()))
 
+    def show_names(self) -> None:
+        """Names for the tables that have come, and views that show the newest manifest. At a site's metastore one may
+        be due since an earlier run; an embedded one serves one process, which a stream leaves to batch jobs."""
+        if (self.steps.done and self.steps.job != "speed") or not embedded(self.conf):
+            catalog.register(self.spark, self.conf)
+            catalog.show(self.spark, self.conf)
+
+    def publish_manifest(self) -> None:
+        """Make the tables as they stand, and what streams have brought since, one answer; where there are streams."""
+        if any(dataset.stream for dataset in self.conf.datasets.values()):
+            publish.publish(self)
+
     # --- what every step shares ---
 
     @contextmanager
@@ -594,25 +712,21 @@ class Pipeline:
             if step:
                 self.progress.end(step)
 
-    @contextmanager
-    def staging(self, of: Dataset | GoldTable) -> Iterator[str]:
-        """A folder for one step's intermediate rows, gone when the step ends; a killed step's is overwritten."""
-        folder = f"{self.warehouse}/_staging/{'gold' if isinstance(of, GoldTable) else 'silver'}/{of.name}"
-        try:
-            yield folder
-        finally:
-            self.files(folder).remove(folder)
+    @property
+    def staged(self) -> str:
+        """The folder of all intermediate rows."""
+        return f"{self.warehouse}/_staging"
 
     @contextmanager
-    def spark_settings(self, dataset: Dataset) -> Iterator[None]:
-        before = {key: self.spark.conf.get(key, None) for key, _ in dataset.spark}
-        for key, value in dataset.spark:
-            self.spark.conf.set(key, value)
+    def staging(self, of: Dataset | GoldTable) -> Iterator[str]:
+        """A folder for one step's intermediate rows, gone when the step ends; a killed step's goes with the next. It is
+        this run's own: one that has lost the lock and does not know yet must not put its rows in another's place."""
+        root = f"{self.staged}/{'gold' if isinstance(of, GoldTable) else 'silver'}/{of.name}"
+        self.files(root).remove(root)
         try:
-            yield
+            yield f"{root}/{self.outcome.run}"
         finally:
-            for key, old in before.items():
-                self.spark.conf.unset(key) if old is None else self.spark.conf.set(key, old)
+            self.files(root).remove(root)
 
     def note_checks(self, layer: str, name: str, measured: Sequence[checks.Measured]) -> None:
         for item in measured:
@@ -639,7 +753,7 @@ class Pipeline:
         for name in self.conf.datasets:
             table = self.table("silver", name)
             for _, metadata in table.commits() if table.exists() else ():
-                if metadata["number"] <= known.get(name, 0):
+                if metadata["number"] <= known.get(name, 0) or "ledger" not in metadata:  # a swap brings no new load
                     break
                 self.outcome.ledger.append(ops.ledger_row(metadata["ledger"]))
 
@@ -650,19 +764,29 @@ class Pipeline:
 
     def write_ops(self) -> None:
         """Append what the run did; a run that did nothing writes nothing."""
-        run, known = self.outcome.run, self.ledger_known()
-        for row in self.outcome.ledger:
-            known[row.dataset] = max(row.last_load, known.get(row.dataset, 0))
-        tables: dict[str, tuple[Sequence[object], dict[str, object]]] = {
-            "ledger": (self.outcome.ledger, {"known": known}),
-            "checks": (self.outcome.checks, {}),
-            "profiles": (self.outcome.profiles, {}),
-            "steps": (self.steps.done, {}),
-        }
-        with ThreadPoolExecutor(len(tables)) as pool:  # four small commits, whose time is mostly waiting
-            jobs = [pool.submit(ops.write, self.table("ops", name), *tables[name], run) for name in tables]
+        tables: dict[str, Sequence[object]] = {
+            "checks": self.outcome.checks, "profiles": self.outcome.profiles, "steps": self.steps.done
+        }  # fmt: skip
+        with ThreadPoolExecutor(len(tables) + 1) as pool:  # small commits, whose time is mostly waiting
+            jobs = [pool.submit(self.write_ledger)]
+            for name, rows in tables.items():
+                jobs.append(pool.submit(ops.write, self.table("ops", name), rows, {}, self.outcome.run))
         for job in jobs:
             job.result()
+
+    def write_ledger(self) -> None:
+        """Append what the ledger does not have. For a run that stood still another has written (`recover_ledger`), so
+        this is a compare-and-swap on the ledger's end, and done again where another came first."""
+        table, run = self.table("ops", "ledger"), self.outcome.run
+        while True:
+            number, known = table.last_txn(LEDGER) + 1, self.ledger_known()
+            rows = [row for row in self.outcome.ledger if row.last_load > known.get(row.dataset, 0)]
+            if not rows:
+                return
+            for row in rows:
+                known[row.dataset] = max(row.last_load, known.get(row.dataset, 0))
+            with suppress(*CONFLICT):
+                ops.write(table, rows, {"known": known}, run, Txn(LEDGER, number))
 
 
 @dataclass(frozen=True)
@@ -692,10 +816,15 @@ class Logged:
     requeued: int
 
 
-def _statistics(dataset: Dataset) -> dict[str, str]:
-    """Personal data stays out of the minima and maxima in Delta's log."""
+def silver_properties(dataset: Dataset) -> dict[str, str]:
+    """Of silver's table; personal data stays out of the minima and maxima in Delta's log."""
     open_ = [column.name for column in dataset.columns if column.type != "boolean" and dataset.is_open(column.name)]
-    return {"delta.dataSkippingStatsColumns": ",".join([*open_[:28], "_file", "_load"])}
+    statistics = ",".join([*open_[:28], "_file", "_load"])
+    return {
+        "delta.enableChangeDataFeed": "true",
+        "delta.enableDeletionVectors": "true",
+        "delta.dataSkippingStatsColumns": statistics,
+    }
 
 
 def _same(now: Arrival | Landed, before: Intake | None) -> bool:

@@ -40,7 +40,10 @@ def _dataset(pipeline: Pipeline, dataset: Dataset) -> Iterator[Intent]:
     with pipeline.problem_of(dataset.name):
         new, rejected = pipeline.new_files(dataset)
         next_load = max(log.last_txn(dataset.name), 0) + 1
-        if new:
+        if dataset.kafka:
+            why = f"speed takes it as it comes; at load {next_load - 1}"
+            yield Intent(f"bronze.{dataset.name}", "stream", f"topic {dataset.kafka.topic}", why)
+        elif new:
             yield Intent(f"bronze.{dataset.name}", "append", *_append(new, next_load))
         else:
             none = "no new rows" if dataset.jdbc else "no new files"

@@ -26,9 +26,10 @@ class Progress:
         self.run, self.stream = run, stream
         self.console = Console(file=stream, highlight=False) if stream.isatty() else None
         self.status: Status | None = None
+        self.spins = self.console is not None
 
     def begin(self, step: str, dataset: str) -> None:
-        if self.console:
+        if self.console and self.spins:
             self.status = self.console.status(f"{step:8} {dataset}")
             with suppress(OSError):
                 self.status.start()

@@ -35,7 +35,12 @@ def touched(silver: Table, after: int, upto: int, by: Groups) -> DataFrame | Non
     """Groups with a row that changed in the versions after ``after``, up to ``upto``; None where the log has a gap."""
     if not all(silver.has_commit(version) for version in range(after + 1, upto + 1)):
         return None  # reading a change feed does not fail on a gap: it leaves the rows out
-    return silver.changes(after + 1, upto).select(*_columns(by)).distinct()
+    return grouped(silver.changes(after + 1, upto), by)
+
+
+def grouped(changes: DataFrame, by: Groups) -> DataFrame:
+    """The groups of silver's rows, each once."""
+    return changes.select(*[F.expr(text).alias(name) for name, text in by.columns.items()]).distinct()
 
 
 def restricted(silver: DataFrame, changed: DataFrame, by: Groups, dataset: Dataset) -> DataFrame:
@@ -51,7 +56,3 @@ def restricted(silver: DataFrame, changed: DataFrame, by: Groups, dataset: Datas
 def replaced(old: DataFrame, new: DataFrame, changed: DataFrame, key: Sequence[str]) -> DataFrame:
     """Gold with the changed groups' rows taken out and their new ones put in."""
     return old.join(changed, list(key), "left_anti").select(*new.columns).unionByName(new)
-
-
-def _columns(by: Groups) -> list[Column]:
-    return [F.expr(text).alias(name) for name, text in by.columns.items()]

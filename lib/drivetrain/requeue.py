@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pyspark.sql import functions as F
 
-from drivetrain import bronze, ops, quarantine, sqltext
+from drivetrain import quarantine, sqltext
 from drivetrain.contracts import Dataset
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.pipeline import Pipeline
@@ -118,14 +118,12 @@ def _requeue(pipeline: Pipeline, dataset: Dataset) -> None:
         "_file", "_block", "_line", "_layout", F.col("quarantine_id").alias("_requeued"),
         (F.col("state") == "released").alias("_released"),
     )  # fmt: skip
-    load = bronze.Load(log.last_txn(dataset.name) + 1, pipeline.outcome.run, ops.now())
+    run = pipeline.outcome.run
     with pipeline.step("requeue", dataset.name) as step:
         if not todo.isEmpty():
-            rows = bronze.log_records(records, load)
-            log.append(rows, Txn(dataset.name, load.number), {"run": load.run, "files": 0}, {})
-            step.rows = log.rows_written(log.version())
+            step.rows = pipeline.append_log(dataset, records, {"files": 0}, pipeline.layouts(dataset))
         ids = entries.where(F.col("_requeued").isNotNull()).select(F.col("_requeued").alias("quarantine_id")).distinct()
         done = pipeline.quarantine.read().join(ids, "quarantine_id").where(F.col("state") != "requeued")
-        txn = Txn(f"{dataset.name}:requeued:{load.run}", 1)
+        txn = Txn(f"{dataset.name}:requeued:{run}", 1)
         marked = done.withColumn("state", F.lit("requeued")).select(*quarantine.COLUMNS)
-        pipeline.quarantine.merge(marked, ["quarantine_id"], txn, {"run": load.run})
+        pipeline.quarantine.merge(marked, ["quarantine_id"], txn, {"run": run})

@@ -35,7 +35,7 @@ UNCOMPUTABLE: Final = (
 
 def reason(failure: Exception) -> str:
     """What one of FAILURES says, and what caused it in the first place, on one line."""
-    said = [text for _, text in _causes(failure)]
+    said = [text for _, text in causes(failure)]
     first, last = (said[i].strip().split("\n")[0].split(" SQLSTATE")[0] for i in (0, -1))
     return (first if last in first else f"{first} {last}")[:500]
 
@@ -54,11 +54,11 @@ def is_data_error(failure: Exception) -> bool:
     """Whether an expression met a value that it cannot compute, or raised an error of its own accord."""
     return any(
         kind in UNCOMPUTABLE or any(f"SQLSTATE: {state}" in text for state in ("22", "P0001"))
-        for kind, text in _causes(failure)
+        for kind, text in causes(failure)
     )
 
 
-def _causes(failure: Exception) -> list[tuple[str, str]]:
+def causes(failure: Exception) -> list[tuple[str, str]]:
     """Class and message of the failure and of what caused it, the first cause last."""
     cause = getattr(failure, "java_exception", None) or getattr(failure, "_origin", None)
     found = [] if cause else [(type(failure).__name__, str(failure))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import reduce
 from typing import Final
 
@@ -15,7 +16,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.window import WindowSpec
 
-from drivetrain import contracts
+from drivetrain import bronze, contracts
+from drivetrain.bronze import Load
 from drivetrain.checks import Violation, attempted, explained, problem, row_violations, shown_value
 from drivetrain.contracts import DATE_FIELDS, META_COLUMNS, SCD2_COLUMNS, TIME_FIELDS, Dataset, fixed_places
 from drivetrain.drift import Fit, column_name, fit
@@ -25,7 +27,7 @@ STAGED_ONLY: Final = ("_rule", "_reason", "_unknown", "_outcome", "raw", "raw_by
 BLANKS: Final = " \t\r\n"
 POSITION: Final = ("_file", "_block", "_line")
 ARRIVAL: Final = ("_load", "_file", "_block", "_line")
-CARRIED: Final = (*META_COLUMNS, "_released", "raw", "raw_bytes", "_shape", "_unknown")
+CARRIED: Final = (*META_COLUMNS, "_arrived", "_released", "raw", "raw_bytes", "_shape", "_unknown")
 # A lone year would pass for the first of January, and a date would drop its time.
 MIDNIGHT: Final = r"[T ]0?0:00(:00)?(\.0+)?Z?$"
 ISO_LENGTH: Final = {"date": (8, 10), "timestamp": (8, 35)}
@@ -48,6 +50,61 @@ def parse(
     ``layouts`` gives the header of each _layout among the records; JSON has none. ``new`` maps columns that the
     contract does not have, and which silver takes, to their feed names. raw and raw_bytes are kept for bad rows only.
     """
+    bad = F.col("_rule").isNotNull()
+    return _judged(log, dataset, layouts, max_record_bytes, new, careful).select(
+        *[column.name for column in dataset.columns], *new, *META_COLUMNS, "_rule", "_reason", "_unknown",
+        F.when(bad, F.col("raw")).alias("raw"), F.when(bad, F.col("raw_bytes")).alias("raw_bytes"),
+    )  # fmt: skip
+
+
+def judged(
+    records: DataFrame,
+    dataset: Dataset,
+    layouts: Mapping[str, Sequence[str]],
+    max_record_bytes: int,
+    careful: bool = False,
+) -> DataFrame:
+    """Records of source.read -> the same, each with its typed row in `row_column`, which is null for a bad record, and
+    the record's _rule (null for good ones). For streams: the log then shows its newest rows by itself.
+
+    It is the same for every load, so that a stream has it planned and compiled once.
+    """
+    found = _judged(records.withColumn("_log", F.struct("*")), dataset, layouts, max_record_bytes, {}, careful)
+    row = F.struct(*[column.name for column in dataset.columns])
+    return found.select("_log.*", F.when(F.col("_rule").isNull(), row).alias(row_column(dataset)), "_rule")
+
+
+def beside(judged: DataFrame, dataset: Dataset, load: Load, late_before: datetime | None) -> DataFrame:
+    """Records of `judged` -> rows of the log, with their typed rows, _rule, and _late, which stands in those too.
+
+    Late is an event from before ``late_before``; and one may lie too far after the record's arrival.
+    """
+    name, row = dataset.event_time, F.col(row_column(dataset))
+    rows = bronze.log_records(judged, load, row_column(dataset), "_rule")
+    if dataset.stream and dataset.stream.ahead_seconds is not None:
+        violation = _future(row[str(name)], str(name), dataset.stream.ahead_seconds)
+        rule = F.coalesce("_rule", F.when(violation.broken, F.lit(violation.rule)))
+        rows = rows.withColumn("_rule", rule)
+    late = F.coalesce(row[name] < F.lit(late_before), F.lit(False)) if name and late_before else F.lit(False)
+    good = F.col("_rule").isNull()
+    typed = F.when(good, row.withField("_late", late)).alias(row_column(dataset))
+    return rows.select(*bronze.TYPES, typed, "_rule", (good & late).alias("_late"))
+
+
+def row_column(dataset: Dataset) -> str:
+    """The log's column of typed rows, by one form of the contract: another form may give a column another type."""
+    return f"_row_{dataset.fingerprint[:8]}"
+
+
+def _judged(
+    log: DataFrame,
+    dataset: Dataset,
+    layouts: Mapping[str, Sequence[str]],
+    max_record_bytes: int,
+    new: Mapping[str, str],
+    careful: bool,
+) -> DataFrame:
+    """As `parse`, with every column that was carried along."""
     too_long = F.octet_length("raw") > max_record_bytes
     fields = _fields(log, dataset, layouts, max_record_bytes, new)
     typed = _typed(_texts(fields, dataset, new), dataset, careful)
@@ -62,7 +119,7 @@ def parse(
     if dataset.evolution in ("quarantine", "refuse"):
         names = F.concat(F.lit("columns that the contract does not have: "), F.col("_unknown"))
         unreadable.append(Violation("drift", F.col("_unknown").isNotNull(), names))
-    return _checked(typed, dataset, unreadable, list(new), careful)
+    return _checked(typed, dataset, unreadable, careful)
 
 
 def unified(log: DataFrame, dataset: Dataset, layouts: Mapping[str, Sequence[str]], max_record_bytes: int) -> DataFrame:
@@ -100,9 +157,7 @@ def _fields(
     return usable.select("*", F.array("_text").alias("_fields"), _nothing("_shape"), _nothing("_unknown"))
 
 
-def _checked(
-    typed: DataFrame, dataset: Dataset, unreadable: Sequence[Violation], new: Sequence[str], careful: bool
-) -> DataFrame:
+def _checked(typed: DataFrame, dataset: Dataset, unreadable: Sequence[Violation], careful: bool) -> DataFrame:
     required = (*dataset.key, *((dataset.sequence,) if dataset.sequence else ()))
     raised = [_raised(column) for column in dataset.columns if careful and column.transform]
     casts = [*raised, *[_failure(column, careful) for column in dataset.columns]]
@@ -111,17 +166,23 @@ def _checked(
         Violation(v.rule, v.broken if v.rule == "required" else ~released & v.broken, v.reason)
         for v in row_violations(dataset.columns, required, dataset.rules, careful)
     ]
+    if dataset.stream and dataset.stream.ahead_seconds is not None:
+        name = str(dataset.event_time)
+        rules.append(_future(F.col(name), name, dataset.stream.ahead_seconds))
     # A record that cannot be read has no values to judge, and a value of the wrong type is not a missing one. Each
     # stage is a column of its own, so that Spark evaluates it once and not within every later condition.
     told = typed.withColumn("_problem", problem(unreadable))
     for violations in (casts, rules):
         sound = F.col("_problem") == ""
         told = told.withColumn("_problem", F.when(sound, problem(violations)).otherwise(F.col("_problem")))
-    bad = F.col("_rule").isNotNull()
-    return explained(told).select(
-        *[column.name for column in dataset.columns], *new, *META_COLUMNS, "_rule", "_reason", "_unknown",
-        F.when(bad, F.col("raw")).alias("raw"), F.when(bad, F.col("raw_bytes")).alias("raw_bytes"),
-    )  # fmt: skip
+    return explained(told)
+
+
+def _future(event: Column, name: str, ahead_seconds: float) -> Violation:
+    """One clock that is wrong would make every other event late."""
+    latest = F.col("_arrived").cast("timestamp") + F.make_dt_interval(secs=F.lit(ahead_seconds))
+    what = f"{name} lies more than {ahead_seconds:g} s after the record's arrival"
+    return Violation("future", event > latest, F.lit(what))
 
 
 # --- From records to texts: _fields in the order of the feed's columns; _shape says why a record has none ---
@@ -228,22 +289,25 @@ def _json_fields(log: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> Da
     fields = fields.withColumn("_map", F.when(F.size("_objects") == 1, F.col("_objects")[0]))
     keys = F.map_keys("_map")
     named = {name: (name, *_aliases(dataset, name)) for name in dataset.feed_columns}
-    known = [alias for names in named.values() for alias in names]
-    must = [name for name in dataset.feed_columns if name not in dataset.may_lack]
-    lacking = F.filter(F.array(*map(F.lit, must)).cast("array<string>"), lambda name: ~_has(keys, name, named))
-    shape = (
-        F.when(F.col("_text").isNotNull() & F.col("_map").isNull(), F.lit("it is not one JSON object"))
-        .when(F.size(lacking) > 0, F.concat(F.array_join(lacking, ", "), F.lit(" is missing from the record")))
-    )  # fmt: skip
     values = [
         F.coalesce(*[F.col("_map")[alias] for alias in named.get(name, (name,))]) for name in (*named, *new.values())
     ]
-    others = F.array_except(keys, F.array(*map(F.lit, known)))
+    fields = fields.withColumn("_fields", F.array(*values))
+    # As many keys as there are values: none is missing or unknown. To find which is slower, and rarely needed.
+    plain = reduce(Column.__and__, [F.col("_fields")[i].isNotNull() for i in range(len(values))])
+    other = ~(plain & (F.size(keys) == len(values)))
+    known = [alias for names in named.values() for alias in names]
+    must = [name for name in dataset.feed_columns if name not in dataset.may_lack]
+    lacking = F.filter(F.array(*map(F.lit, must)).cast("array<string>"), lambda name: ~_has(keys, name, named))
+    is_missing = F.concat(F.array_join(lacking, ", "), F.lit(" is missing from the record"))
+    shape = F.when(F.col("_text").isNotNull() & F.col("_map").isNull(), F.lit("it is not one JSON object"))
+    shape = shape.when(other & (F.size(lacking) > 0), is_missing)
+    unknown = F.array_except(keys, F.array(*map(F.lit, known)))
     return fields.select(
         *log.columns,
-        F.array(*values).alias("_fields"),
+        "_fields",
         shape.alias("_shape"),
-        F.when(F.size(others) > 0, F.array_join(others, ", ")).alias("_unknown"),
+        F.when(other & (F.size(unknown) > 0), F.array_join(unknown, ", ")).alias("_unknown"),
     )
 
 
@@ -271,6 +335,7 @@ def _texts(fields: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> DataF
     untrimmed = {column.feed_name for column in dataset.columns if not column.trim}
     names, nulls = (*dataset.feed_columns, *new), ("", *dataset.options.null_values)
     meta = [F.col(name) if name in fields.columns else F.lit(None).alias(name) for name in CARRIED]
+    meta += [F.col("_log")] if "_log" in fields.columns else []
     given = [F.col("_fields")[i] for i in range(len(names))]
     trimmed = [
         value if name in untrimmed else F.btrim(value, F.lit(BLANKS)) for name, value in zip(names, given, strict=True)

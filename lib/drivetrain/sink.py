@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import reduce
 from itertools import islice
 from typing import Any
@@ -16,6 +19,8 @@ from delta.exceptions import (
     ConcurrentDeleteReadException,
     ConcurrentTransactionException,
     ConcurrentWriteException,
+    MetadataChangedException,
+    ProtocolChangedException,
 )
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
@@ -27,12 +32,48 @@ from drivetrain.extent import Extent
 METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 TXN_APP = "spark.databricks.delta.write.txnAppId"
 TXN_VERSION = "spark.databricks.delta.write.txnVersion"
+# Personal data must not stand in Delta's log as minima and maxima; tables with this are read whole anyway.
+NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
+# Of every table whose own properties do not tell otherwise. Delta refuses to read a version that is older than this,
+# whether its files are there or not; and somebody's plain VACUUM removes what is older. `Table.vacuum` removes what
+# nobody needs.
+KEPT = {"delta.deletedFileRetentionDuration": "interval 3650 days", "delta.logRetentionDuration": "interval 3650 days"}
 RECENT = 20
+VACUUM = {  # else Delta ignores the hours that it is told, and refuses those below the table's own
+    "spark.databricks.delta.vacuum.retentionWindowIgnore.enabled": "false",
+    "spark.databricks.delta.retentionDurationCheck.enabled": "false",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "8",  # else 10,000 tasks
+}
+LOG_HOURS = 30 * 24.0  # also more milliseconds than an Integer, as which py4j would pass fewer
 CONFLICTS = 5  # with other writers, after which a change fails
 CONFLICT = (  # they have no base class in common that tells them from other failures
     ConcurrentAppendException, ConcurrentDeleteDeleteException, ConcurrentDeleteReadException,
-    ConcurrentTransactionException, ConcurrentWriteException,
+    ConcurrentTransactionException, ConcurrentWriteException, MetadataChangedException, ProtocolChangedException,
 )  # fmt: skip
+
+
+def again(commit: Callable[[], object]) -> None:
+    """Do it once more, a few times, where another writer came between."""
+    for _ in range(CONFLICTS):
+        try:
+            commit()
+            return
+        except CONFLICT:
+            continue
+    commit()
+
+
+@contextmanager
+def session_confs(spark: SparkSession, confs: Mapping[str, str]) -> Iterator[None]:
+    """A context in which the session has these settings, and after which it has what it had."""
+    before = {key: spark.conf.get(key, None) for key in confs}
+    for key, value in confs.items():
+        spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        for key, old in before.items():
+            spark.conf.unset(key) if old is None else spark.conf.set(key, old)
 
 
 @dataclass(frozen=True)
@@ -103,15 +144,58 @@ class Table:
             if metadata is not None:
                 yield version, metadata
 
+    def files(self) -> int:
+        """How many files the latest version has."""
+        return int(self._log().update(False, _none(self.spark), _none(self.spark)).numOfFiles())
+
+    def left_since(self, version: int) -> datetime | None:
+        """Since when files of that version are no longer the table's; None where all still are."""
+        for later in range(version + 1, self.version() + 1):
+            actions = self._commit(later)
+            if any("remove" in action for action in actions):
+                infos = [action["commitInfo"] for action in actions if "commitInfo" in action]
+                return datetime.fromtimestamp(infos[0]["timestamp"] / 1000, timezone.utc)
+        return None
+
+    def age_hours(self, version: int) -> float:
+        """How long ago the version was committed."""
+        infos = [action["commitInfo"] for action in self._commit(version) if "commitInfo" in action]
+        return (time.time() - infos[0]["timestamp"] / 1000) / 3600 if infos else 0.0
+
+    def optimize(self) -> None:
+        """Join small files; the rows stay what they are."""
+        DeltaTable.forPath(self.spark, self.path).optimize().executeCompaction()
+
+    def vacuum(self, hours: float, oldest: int | None, properties: Mapping[str, str]) -> None:
+        """Remove files that left the table more than ``hours`` ago; and of Delta's log what is a month older than that,
+        than the version ``oldest``, which somebody needs, and than our newest commit, which tells where we are. A table
+        that was made before these were gets the ``properties`` with which it would be made now."""
+        place = f"delta.`{self.path.replace('`', '``')}`"
+        now = {row["key"]: row["value"] for row in self.spark.sql(f"SHOW TBLPROPERTIES {place}").collect()}
+        wanted = {**KEPT, **properties}
+        if any(now.get(key) != value for key, value in wanted.items()):
+            told = ", ".join(f"'{key}' = '{value}'" for key, value in wanted.items())
+            self.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({told})")
+        with session_confs(self.spark, VACUUM):
+            self.spark.sql(f"VACUUM {place} RETAIN {math.ceil(hours)} HOURS")
+        log, none = self._log(), _none(self.spark)
+        log.checkpoint()
+        own = next((version for version, _ in self.commits()), None)
+        ages = [self.age_hours(version) for version in (oldest, own) if version is not None]
+        keep = _jvm(self.spark).scala.Some(int((max([hours, *ages]) + LOG_HOURS) * 3_600_000))
+        log.cleanUpExpiredLogs(
+            log.update(False, none, none), none, keep, getattr(log, "cleanUpExpiredLogs$default$4")()
+        )
+
     def append(self, rows: DataFrame, txn: Txn, metadata: Mapping[str, Any], properties: Mapping[str, str]) -> None:
         """Add rows, new columns too; makes the table with ``properties`` where it is not there."""
         writer = rows.write.format("delta").mode("append").option("mergeSchema", "true")
-        self._save(writer, txn, metadata, {} if self.exists() else properties)
+        self._save(writer, txn, metadata, {} if self.exists() else {**KEPT, **properties})
 
     def replace(self, rows: DataFrame, metadata: Mapping[str, Any], properties: Mapping[str, str]) -> None:
         """Make ``rows`` the whole content, in one commit."""
         writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
-        self._save(writer, None, metadata, {} if self.exists() else properties)
+        self._save(writer, None, metadata, {} if self.exists() else {**KEPT, **properties})
 
     def merge(
         self, rows: DataFrame, on: Sequence[str], txn: Txn, metadata: Mapping[str, Any], reach: Extent | None = None
@@ -137,32 +221,16 @@ class Table:
 
     def _change(self, change: Callable[[DeltaTable], object], txn: Txn, metadata: Mapping[str, Any]) -> None:
         """One commit of a MERGE, UPDATE or DELETE; tried again where another writer's, as an OPTIMIZE, came between."""
-        with self._session_confs(txn, metadata):
-            for _ in range(CONFLICTS):
-                try:
-                    change(DeltaTable.forPath(self.spark, self.path))
-                    return
-                except CONFLICT:
-                    continue
-            change(DeltaTable.forPath(self.spark, self.path))
+        # Delta takes the transaction of a MERGE or UPDATE from the session only.
+        confs = {METADATA: _text(metadata, txn), TXN_APP: txn.app, TXN_VERSION: str(txn.version)}
+        with session_confs(self.spark, confs):
+            again(lambda: change(DeltaTable.forPath(self.spark, self.path)))
 
     def _save(self, writer: Any, txn: Txn | None, metadata: Mapping[str, Any], properties: Mapping[str, str]) -> None:
         writer = writer.options(**properties).option("userMetadata", _text(metadata, txn))
         if txn:
             writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
         writer.save(self.path)
-
-    @contextmanager
-    def _session_confs(self, txn: Txn, metadata: Mapping[str, Any]) -> Iterator[None]:
-        # Delta takes the transaction of a MERGE or UPDATE from the session only.
-        confs = {METADATA: _text(metadata, txn), TXN_APP: txn.app, TXN_VERSION: str(txn.version)}
-        for key, value in confs.items():
-            self.spark.conf.set(key, value)
-        try:
-            yield
-        finally:
-            for key in confs:
-                self.spark.conf.unset(key)
 
     def _log(self) -> Any:
         return _jvm(self.spark).org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path)
