@@ -10,34 +10,25 @@ Also printed: Spark jobs and shuffles of each of our steps, a run with nothing n
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 
+from _shared import ROOT, pipeline, session, timed
+from acme_sources import Orders, Plan
 from delta.tables import DeltaTable
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "lib"), str(ROOT / "scripts")]
-
-from acme_sources import Orders, Plan  # noqa: E402
-
-from drivetrain import conf as conf_reader  # noqa: E402
-from drivetrain import job  # noqa: E402
-from drivetrain.contracts import Conf  # noqa: E402
-from drivetrain.ops import Step  # noqa: E402
-from drivetrain.pipeline import Pipeline  # noqa: E402
-from drivetrain.progress import Progress  # noqa: E402
-from drivetrain.session import open_session  # noqa: E402
+from drivetrain import conf as conf_reader
+from drivetrain import job
+from drivetrain.contracts import Conf
+from drivetrain.ops import Step
 
 DAYS = 100  # so that the last one is 1 %
 
@@ -69,12 +60,11 @@ def land(files: list[Path], conf: Conf) -> None:
 
 
 def ours(spark: SparkSession, conf: Conf) -> list[Step]:
-    run = job.run_id()
-    pipeline = Pipeline(spark, conf, run, "bench", Progress(run, stream=StringIO()))
-    pipeline.assess()
-    outcome = pipeline.transform()
+    made = pipeline(spark, conf)
+    made.assess()
+    outcome = made.transform()
     assert not outcome.problems, outcome.problems
-    return pipeline.steps.done
+    return made.steps.done
 
 
 NAMES = """ORDER_ID LINE ORDER_DATE CHANGED_AT LOCATION CUSTOMER_ID MODEL CATEGORY QTY UNIT_PRICE DISCOUNT CURRENCY
@@ -161,13 +151,6 @@ def floor(spark: SparkSession, files: list[Path], out: Path) -> None:
     read_csv(spark, files).write.format("delta").mode("append").save(str(out))
 
 
-def timed(action: Callable[[], object]) -> float:
-    gc.collect()
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
-
-
 def used_heap(spark: SparkSession) -> float:
     """MB of the driver's heap that is still in use after a collection."""
     jvm = spark._jvm
@@ -218,14 +201,6 @@ def run(work: Path, lines: int, rounds: int) -> None:
         for done in ("floor", "hand", f"ours{i}"):
             shutil.rmtree(work / done)
     show(seconds, steps)
-
-
-def session(conf: Conf) -> SparkSession:
-    builder = SparkSession.builder.config("spark.sql.catalogImplementation", "in-memory")
-    for key, value in conf.settings.spark.items():
-        builder = builder if key == "spark.sql.catalogImplementation" else builder.config(key, value)
-    builder.config("spark.ui.showConsoleProgress", "false").getOrCreate().sparkContext.setLogLevel("ERROR")
-    return open_session(conf, "bench", "in-memory")
 
 
 def rehearse(spark: SparkSession, work: Path) -> None:
