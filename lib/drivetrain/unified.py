@@ -212,7 +212,8 @@ class Rows:
             )
         kept = "SELECT * FROM held"
         if self.dataset.history == "latest":
-            kept = f"SELECT h.* FROM held h LEFT ANTI JOIN fresh f ON {self._alike(self._match, 'h', 'f')}"
+            beaten = f"{self._alike(self._match, 'h', 'n')} AND {self._beats('n', 'h')}"
+            kept = f"SELECT /*+ BROADCAST(n) */ h.* FROM held h LEFT ANTI JOIN newest n ON {beaten}"
         return f"{self._with()} {kept} UNION ALL SELECT {names} FROM fresh"
 
     @property
@@ -296,7 +297,12 @@ class Rows:
         """What silver has that is like them."""
         needed = dict.fromkeys((*self._match, *self.dataset.identity, *_maybe(self.dataset.sequence)))
         match = self._alike(self._match, "h", "n")
-        return f"SELECT /*+ BROADCAST(n) */ {_quoted(needed, 'h.')} FROM held h LEFT SEMI JOIN newest n ON {match}"
+        found = f"SELECT /*+ BROADCAST(n) */ {_quoted(needed, 'h.')} FROM held h LEFT SEMI JOIN newest n ON {match}"
+        bounded = next((name for name in self.dataset.key if name in self._match), None)
+        if bounded is None:  # others may be NULL, which lies within no bounds
+            return found
+        least, most = (f"(SELECT {which}(`{bounded}`) FROM newest)" for which in ("min", "max"))
+        return f"{found} WHERE h.`{bounded}` BETWEEN {least} AND {most}"  # pages of silver outside are not read
 
     @property
     def _fresh(self) -> str:
@@ -304,11 +310,16 @@ class Rows:
         found = f"l.`{self._match[0]}` IS NOT NULL" if self.dataset.history == "latest" else "l._found"
         wins = f"NOT coalesce({found}, false)"
         if self.dataset.history == "latest":
-            newer = f" AND n.`{self.dataset.sequence}` > l.`{self.dataset.sequence}`" if self.dataset.sequence else ""
-            wins += f" OR (NOT ({_same(self.dataset.identity, 'n', 'l')}){newer})"
+            wins += f" OR ({self._beats('n', 'l')})"
         like = "like" if self.dataset.history == "latest" else "(SELECT *, true AS _found FROM like)"
         match = self._alike(self._match, "n", "l")
         return f"SELECT /*+ BROADCAST(l) */ n.* FROM newest n LEFT JOIN {like} l ON {match} WHERE {wins}"
+
+    def _beats(self, new: str, old: str) -> str:
+        """Whether a new row of a key stands for it from now on: another event, and not an older version."""
+        sequence = self.dataset.sequence
+        newer = f" AND {new}.`{sequence}` > {old}.`{sequence}`" if sequence else ""
+        return f"NOT ({_same(self.dataset.identity, new, old)}){newer}"
 
     @property
     def _versions(self) -> str:
