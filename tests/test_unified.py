@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -205,3 +206,18 @@ def test_a_pinned_manifest_outlives_cleaning(spark: Any, tmp_path: Path, monkeyp
     with pytest.raises(Exception, match=r"FILE_NOT_EXIST|FILE_NOT_FOUND|does not exist"):
         unified.read("events", old).select("n").collect()
     assert one.live() == [("a", 3, 3)], "what the newest manifest names is always kept"
+
+
+def test_a_log_that_lay_idle_is_read_all_the_same(spark: Any, tmp_path: Path) -> None:
+    """Delta refuses to read a version that is older than what it remembers, be it the newest."""
+    one = Streamed(spark, tmp_path, sequence="seq")
+    one.append(one.appender(), event("a", 1))
+    log = f"delta.`{tmp_path}/warehouse/bronze/events`"
+    spark.sql(f"ALTER TABLE {log} SET TBLPROPERTIES ('delta.deletedFileRetentionDuration' = 'interval 0 seconds')")
+    time.sleep(1)
+    with pytest.raises(Exception, match="(?i)time travel"):
+        spark.sql(f"SELECT * FROM {log} VERSION AS OF 0").collect()
+    one.pipeline().publish_manifest()
+    assert one.live() == [("a", 1, 1)] and one.gold("total") == [(1, 1, 1)]
+    assert not one.pipeline("batch").transform(ingest=False).problems
+    assert one.tiny.rows("silver/events", "id") == [("a",)]

@@ -385,12 +385,11 @@ class Pipeline:
         done, last = table.last_txn(dataset.name), log.last_txn(dataset.name)
         if last <= max(done, 0):
             return
-        version = log.version()
-        loads = Loads(max(done, 0) + 1, last, version, table.version() if table.exists() else -1)
-        self.refine_loads(dataset, log.read(version), loads)
+        loads = Loads(max(done, 0) + 1, last, log.version(), table.version() if table.exists() else -1)
+        self.refine_loads(dataset, log.read(), loads)
 
     def refine_loads(self, dataset: Dataset, log: DataFrame, loads: Loads) -> None:
-        """Take those loads, which ``log`` has whole, into silver."""
+        """Take those loads, which ``log`` has whole, and others too, into silver."""
         with (
             session_confs(self.spark, dict(dataset.spark)),
             self.staging(dataset) as folder,
