@@ -215,7 +215,7 @@ def test_a_log_that_lay_idle_is_read_all_the_same(spark: Any, tmp_path: Path) ->
     log = f"delta.`{tmp_path}/warehouse/bronze/events`"
     spark.sql(f"ALTER TABLE {log} SET TBLPROPERTIES ('delta.deletedFileRetentionDuration' = 'interval 0 seconds')")
     time.sleep(1)
-    with pytest.raises(Exception, match="(?i)time travel"):
+    with pytest.raises(Exception, match=r"(?i)time travel"):
         spark.sql(f"SELECT * FROM {log} VERSION AS OF 0").collect()
     one.pipeline().publish_manifest()
     assert one.live() == [("a", 1, 1)] and one.gold("total") == [(1, 1, 1)]
