@@ -70,7 +70,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     builder = SparkSession.builder.master("local[2]").appName("tests").config("spark.ui.enabled", "false")
     settings = {
         "spark.jars": ",".join(map(str, jars)),
-        "spark.driver.memory": "2g",
+        "spark.driver.memory": "4g",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.sql.shuffle.partitions": "2",
@@ -78,6 +78,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",
+        # Each test has tables of its own. Left to itself Delta keeps those of the last hour in memory.
+        "spark.databricks.delta.delta.log.cacheSize": "100",
+        "spark.databricks.delta.delta.log.cacheRetentionMinutes": "5",
         "spark.sql.warehouse.dir": str(home / "hive"),
         "spark.ui.showConsoleProgress": "false",
     }
