@@ -523,6 +523,11 @@ class World:
         must(plain(self.silver[generation].content) == plain(rows), "replay gives the same")
         yield from self.publish(generation)
 
+    def rollback(self, choice: int) -> Steps:
+        """Publish what was published before: never what a replay is still building, or has left unfinished."""
+        published = sorted({one.generation for one in self.manifests.content})
+        return self.publish(published[choice % len(published)])
+
     # readers and cleaning
 
     def reader(self) -> Steps:

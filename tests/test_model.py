@@ -24,7 +24,7 @@ WRITERS: dict[str, Callable[[World, int], Steps]] = {
     "publish": lambda world, size: world.publish(),
     "requeue": lambda world, size: world.requeue(),
     "replay": lambda world, size: world.replay(),
-    "rollback": lambda world, size: world.publish(size % len(world.silver)),
+    "rollback": lambda world, size: world.rollback(size),
     "reader": lambda world, size: world.reader(),
     "cleanup": lambda world, size: world.cleanup(max(1, size - 1)),
 }
