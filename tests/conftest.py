@@ -62,7 +62,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """local[2], 2 shuffle partitions, no UI, Delta from the prepared jars."""
     from pyspark.sql import SparkSession
 
-    from drivetrain.session import FIXED
+    from drivetrain.session import COSTS, FIXED
 
     jars = sorted((STATE / "jars").glob("*.jar"))
     assert jars, "no Delta jars: run the tests by scripts/test, which prepares them"
@@ -84,7 +84,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         "spark.sql.warehouse.dir": str(home / "hive"),
         "spark.ui.showConsoleProgress": "false",
     }
-    for key, value in {**settings, **FIXED}.items():
+    for key, value in {**settings, **FIXED, **COSTS}.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")

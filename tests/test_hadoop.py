@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from database import cluster_module
 
 from drivetrain import hadoop, launch
 from drivetrain.errors import DrivetrainError
@@ -19,6 +23,7 @@ from drivetrain.hadoop import Hadoop
 
 pytestmark = pytest.mark.cluster
 JARS = launch.spark_home() / "jars"
+QUARTER_MB = 3 * cluster_module().NODE_MEMORY_MB // 4  # of the three nodes' memory, which the queue adhoc is given
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +145,45 @@ def test_queues(client: Hadoop) -> None:
     assert client.check_queue("critical") is None and client.check_queue("root.adhoc") is None
     with pytest.raises(DrivetrainError, match=r"YARN has no such queue(.|\n)*adhoc, critical, default"):
         client.check_queue("critcal")
+
+
+def test_a_full_queue_is_told(client: Hadoop, cluster: Any) -> None:
+    """One container with all that a queue may have, by YARN's REST: what is submitted behind it would wait."""
+    api = f"http://127.0.0.1:{cluster.port('resourcemanager_http')}/ws/v1/cluster"
+
+    def ask(path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
+        data = None if method == "GET" else json.dumps(body or {}).encode()
+        asked = urllib.request.Request(f"{api}{path}", data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            return json.loads(answer.read() or "null")
+
+    def until(seen: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not seen():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    ask("/scheduler-conf", {"update-queue": [limited(25)]}, "PUT")
+    new = ask("/apps/new-application")["application-id"]
+    try:
+        ask("/apps", {
+            "application-id": new, "application-name": "fills the queue", "queue": "adhoc", "max-app-attempts": 1,
+            "am-container-spec": {"commands": {"command": "sleep 300"}},
+            "resource": {"memory": QUARTER_MB, "vCores": 1},
+        })  # fmt: skip
+        until(lambda: ask(f"/apps/{new}", method="GET")["app"]["state"] == "RUNNING")
+        assert client.check_queue("adhoc") == "queue adhoc is full: the job waits there until others end"
+        assert client.check_queue("critical") is None
+    finally:
+        ask(f"/apps/{new}/state", {"state": "KILLED"}, "PUT")
+        ask("/scheduler-conf", {"update-queue": [limited(100)]}, "PUT")
+        until(lambda: client.check_queue("adhoc") is None)
+
+
+def limited(percent: int) -> dict[str, Any]:
+    """The queue adhoc, with that share of the cluster at the most."""
+    entry = [{"key": "maximum-capacity", "value": str(percent)}]
+    return {"queue-name": "root.adhoc", "params": {"entry": entry}}
 
 
 def test_a_manager_that_is_down(client: Hadoop, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:

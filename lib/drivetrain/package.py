@@ -14,6 +14,7 @@ import re
 import shutil
 import sysconfig
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from drivetrain.launch import spark_home
 from drivetrain.locking import alone
 
 KEPT: Final = "made.json"
+IN_USE_SECONDS: Final = 3600.0
 ARCHIVE: Final = re.compile(r"(?:env|app|spark|pyspark)-[0-9a-f]{12}\.(?:tar\.gz|zip)")
 CONF: Final = ("*.yaml", "datasets/*.yaml", "gold/*.yaml", "gold/*.sql")
 OTHERS: Final = {"x86_64": "linux-(?:aarch_64|riscv64)", "aarch64": "linux-(?:x86_64|riscv64)"}
@@ -154,6 +156,7 @@ def _get(folder: Path, recipe: Recipe) -> Path:
     made = _made(folder)
     kept = made.get(recipe.name)
     if kept and kept["key"] == recipe.key and (folder / kept["file"]).is_file():
+        os.utime(folder / kept["file"])  # when it was last asked for
         return folder / str(kept["file"])
     for left in folder.glob(".work-*"):  # of a call that was killed
         shutil.rmtree(left)
@@ -174,7 +177,10 @@ def _get(folder: Path, recipe: Recipe) -> Path:
 
 
 def _old(folder: Path, names: set[str]) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if ARCHIVE.fullmatch(path.name) and path.name not in names)
+    """Archives that have been replaced, but for those which another call may be about to send to the cluster."""
+    long_ago = time.time() - IN_USE_SECONDS
+    others = (path for path in folder.iterdir() if ARCHIVE.fullmatch(path.name) and path.name not in names)
+    return (path for path in others if path.stat().st_mtime < long_ago)
 
 
 def _made(folder: Path) -> dict[str, dict[str, Any]]:

@@ -24,6 +24,9 @@ FIXED: Final = {
     "spark.sql.parquet.mergeSchema": "true",
 }
 
+# PySpark asks the JVM thrice more for each expression, to say in errors which line of ours it is from.
+COSTS: Final = {"spark.python.sql.dataFrameDebugging.enabled": "false"}
+
 # What an action of Spark's may raise: PySpark has names of its own for some of Java's exceptions only.
 FAILURES: Final = (PySparkException, Py4JJavaError)
 
@@ -85,7 +88,7 @@ def open_session(conf: Conf, job: str, catalog: str | None = None) -> SparkSessi
         builder = builder.config("spark.sql.warehouse.dir", f"file:{tempfile.gettempdir()}/drivetrain-catalog")
     if catalog:
         builder = builder.config("spark.sql.catalogImplementation", catalog)
-    for key, value in FIXED.items():
+    for key, value in {**FIXED, **COSTS}.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
 

@@ -99,20 +99,25 @@ class Table:
 
     def version(self) -> int:
         """The latest version; -1 where there is no table."""
-        return int(self._log().update(False, _none(self.spark), _none(self.spark)).version())
+        return int(self._snapshot().version())
 
     def last_txn(self, app: str) -> int:
         """The highest number that ``app`` has committed here; -1 for none.
 
-        The newest commits tell it for the price of reading a small file; Delta's own list of transactions, which takes
-        Spark jobs, is for the rest.
+        The newest commits tell it for the price of reading a small file, or the checksum beside the last one; Delta's
+        own list of transactions, which takes Spark jobs, is for the rest.
         """
         if not self.exists():
             return -1
         for _, metadata in islice(self.commits(), RECENT):
             if metadata.get("app") == app:
                 return int(metadata["number"])
-        found = self._log().update(False, _none(self.spark), _none(self.spark)).transactions().get(app)
+        snapshot = self._snapshot()
+        known = snapshot.setTransactionsIfKnown()
+        if known.isDefined():
+            numbers = (known.get().apply(i) for i in range(known.get().size()))
+            return next((int(txn.version()) for txn in numbers if txn.appId() == app), -1)
+        found = snapshot.transactions().get(app)
         return int(found.get()) if found.isDefined() else -1
 
     def metadata(self, version: int) -> dict[str, Any] | None:
@@ -145,8 +150,10 @@ class Table:
                 yield version, metadata
 
     def files(self) -> int:
-        """How many files the latest version has."""
-        return int(self._log().update(False, _none(self.spark), _none(self.spark)).numOfFiles())
+        """How many files the latest version has; without Spark jobs where the checksum beside its commit tells."""
+        snapshot = self._snapshot()
+        checksum = snapshot.checksumOpt()
+        return int(checksum.get().numFiles() if checksum.isDefined() else snapshot.numOfFiles())
 
     def left_since(self, version: int) -> datetime | None:
         """Since when files of that version are no longer the table's; None where all still are."""
@@ -231,6 +238,9 @@ class Table:
         if txn:
             writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
         writer.save(self.path)
+
+    def _snapshot(self) -> Any:
+        return self._log().update(False, _none(self.spark), _none(self.spark))
 
     def _log(self) -> Any:
         return _jvm(self.spark).org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path)
