@@ -78,8 +78,8 @@ class Job:
         self.cluster, self.log = cluster, log
         sets = {
             "landing": f"{folder}/landing", "warehouse": f"{folder}/warehouse", "make_feeds": "null",
- "spark.spark.driver.memory": "1g", "spark.spark.executor.memory": "1g",
-            "spark.spark.dynamicAllocation.maxExecutors": "2",
+            "spark.spark.driver.memory": "1g", "spark.spark.executor.memory": "1g",
+            "spark.spark.dynamicAllocation.maxExecutors": "2", "spark.spark.sql.shuffle.partitions": "2",
         }  # fmt: skip
         given = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
         with log.open("wb") as file:
