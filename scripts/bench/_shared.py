@@ -24,7 +24,7 @@ from drivetrain import job  # noqa: E402
 from drivetrain.contracts import Conf  # noqa: E402
 from drivetrain.pipeline import Pipeline  # noqa: E402
 from drivetrain.progress import Progress  # noqa: E402
-from drivetrain.session import open_session  # noqa: E402
+from drivetrain.session import COSTS, open_session  # noqa: E402
 
 KINDS: Final = [f"k{number:02}" for number in range(20)]
 COLUMNS: Final[list[dict[str, Any]]] = [
@@ -67,7 +67,7 @@ def events_conf(
 
 def session(conf: Conf) -> SparkSession:
     builder = SparkSession.builder.config("spark.sql.catalogImplementation", "in-memory")
-    for key, value in conf.settings.spark.items():
+    for key, value in {**conf.settings.spark, **COSTS}.items():
         builder = builder if key == "spark.sql.catalogImplementation" else builder.config(key, value)
     builder.config("spark.ui.showConsoleProgress", "false").getOrCreate().sparkContext.setLogLevel("ERROR")
     return open_session(conf, "bench", "in-memory")
