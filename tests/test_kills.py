@@ -1,8 +1,8 @@
 """Speed through kills, as real processes: drivers, a broker, executors and nodes; and what two drivers do to one log.
 
 A seed chooses the moments. Each fault must be seen, else the case fails; then every message that the broker has
-acknowledged stands exactly once where it belongs. The last cases take a defence away: then it does not. By default the
-first case runs with one seed; KILL_SEEDS=1,2,3 runs all of them, a quarter of an hour for each seed.
+acknowledged stands exactly once where it belongs. The last cases take a defence away: then it does not; these run by
+default. KILL_SEEDS=1,2,3 runs all of them, twenty minutes for each seed.
 """
 
 from __future__ import annotations
@@ -278,6 +278,7 @@ def bench(spark: Any, tmp_path: Path, broker: Any) -> Iterator[Bench]:
 # --- On one machine ---
 
 
+@when_asked
 @on_the_broker
 @pytest.mark.cluster
 @pytest.mark.parametrize("seed", SEEDS)

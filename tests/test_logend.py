@@ -42,7 +42,7 @@ def test_a_number_is_taken_once(spark: Any, tmp_path: Path) -> None:
     def append(after: End, value: int) -> int:
         columns = ("_entry", "_file", "_layout", "_load", "_requeued")  # of which the log's statistics are
         rows = spark.createDataFrame([(value,)], "n int").selectExpr("n", *[f"'' AS {name}" for name in columns])
-        return logend.append(log, "orders", after, lambda _: rows, {"files": 0}, after.next(mark(1), "_row_a"))
+        return logend.append(log, "orders", after, rows, {"files": 0}, after.next(mark(1), "_row_a"))
 
     assert logend.end(log) == End()
     assert append(End(), 1) == 0

@@ -15,6 +15,7 @@ import pytest
 
 from drivetrain import conf as reader
 from drivetrain import report
+from drivetrain.anomaly.shown import Example, Judged, Shown
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.ops import CheckRow, LedgerRow, ProfileRow, Step
 from drivetrain.report import GoldInfo, KeptBack, Report, RunTotals, Series, StepSeconds
@@ -37,6 +38,15 @@ def check(action: str = "stop", dataset: str = "sales", **changes: Any) -> Check
     return replace(CheckRow(EMPTY.run, "gold", dataset, "no_loss", action, 3.0, "mustBe 0", False, AT), **changes)
 
 
+def model(text: str = "plain", **changes: Any) -> Shown:
+    loads = (Judged(AT, 1000, 2, 2), Judged(AT + timedelta(days=1), 1000, 90, 0, text))
+    made = Shown(
+        text, 3, "enforce", 0.62, 0.001, loads, (0.3, 0.4, 0.6), (0, 1000, 900, 100), ((text, 80),),
+        ((text, 500, 60),), (Example(0.71, True, text, text),), 0.25, (text,),
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
 def full(text: str = "plain") -> Report:
     """A report with something in every part, and ``text`` wherever a feed or a person could have put it."""
     days = tuple(date(2026, 1, 1) + timedelta(days=n) for n in range(30))
@@ -53,6 +63,7 @@ def full(text: str = "plain") -> Report:
         history=tuple(RunTotals(run, 10, 8, 1, 1, 0) for run in (text, EMPTY.run)),
         step_history=tuple(StepSeconds(run, text, 1.0) for run in (text, EMPTY.run)),
         quarantine=(KeptBack("orders", text, 6, 2, text, text),), quarantine_rows=6, gold=(gold,),
+        models=(model(text),),
     )  # fmt: skip
 
 
@@ -98,9 +109,21 @@ def test_the_page_fetches_nothing() -> None:
 
 def test_plots_take_their_colours_from_the_page() -> None:
     html = report.render(full())
-    assert html.count("<svg ") == 5
+    assert html.count("<svg ") == 6
     assert "var(--quarantined)" in html and "#0000a" not in html
     assert all(f"--{name}:" in html for name in report.PALETTE)
+
+
+def test_models_are_shown_with_what_they_did() -> None:
+    page = Page(report.render(replace(EMPTY, models=(model("orders"),)))).text
+    assert "Anomalies" in page and "0.6200, for 0.1 %" in page and "92 (4.6 %)" in page and "0.25 (orders)" in page
+    assert "1 held" in page and "nothing was removed: orders" in page and "stale" in page
+
+
+def test_a_model_that_has_judged_nothing_has_a_place_and_without_models_there_is_none() -> None:
+    html = report.render(replace(EMPTY, models=(Shown("orders", 1, "shadow", 0.6, 0.001),)))
+    assert "It has judged no rows yet" in html and "<svg" not in html
+    assert "Anomalies" not in report.render(EMPTY)
 
 
 def test_the_same_report_makes_the_same_page() -> None:

@@ -13,6 +13,7 @@ quarantine, requeue                what could not be taken, with its reason and 
 gold                               each table from its SQL over one set of versions: written, audited, published
 sink                               idempotent commits to Delta, and what its log says of earlier ones
 pipeline                           the flow on one page
+anomaly                            isolation forests: fitted on a sample, scored anywhere, explained, reviewed, watched
 ops                                a row for each step, the ledger that adds up: what forecasts learn from
 assess, plan, report, query        what is there, what would be done, what was done, and asking the tables
 job, session, catalog, progress    arguments and locks, the only SparkSession, names for tables, talk on stderr

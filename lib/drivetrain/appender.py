@@ -16,6 +16,7 @@ from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
 from drivetrain import bronze, logend, ops, quarantine, silver
+from drivetrain.anomaly import flow
 from drivetrain.contracts import Dataset
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.landing import Intake
@@ -141,23 +142,18 @@ class Appender:
 
     def commit(self, batch: Batch) -> Mapping[str, object]:
         """Append it; what was counted on the way."""
-        seen = Observation()
-        mark = self.mark(batch)
-
-        def rows(number: int) -> DataFrame:
-            load = bronze.Load(number, self.pipeline.outcome.run, ops.now())
-            records = batch.records
-            judged = records if self.row in records.columns else self.judged(records, batch.layouts)
-            rows = silver.beside(judged, self.dataset, load, self.late_before)
+        seen, records = Observation(), batch.records
+        load = bronze.Load(self.after.number + 1, self.pipeline.outcome.run, ops.now())
+        judged = records if self.row in records.columns else self.judged(records, batch.layouts)
+        with flow.Sitting(self.pipeline, self.pipeline.judge(self.dataset), self.log, self.careful) as sitting:
+            rows = silver.beside(judged, self.dataset, load, self.late_before, sitting.verdict)
             rows = rows.observe(seen, *self.counts()).drop("_rule", "_late")
-            if not batch.files:
-                return rows
-            entries = bronze.log_files(self.pipeline.spark, batch.files, load)
-            return rows.unionByName(entries, allowMissingColumns=True)
-
-        then = self.after.next(mark, self.row)
-        said = {"run": self.pipeline.outcome.run, "files": 0, "batch": batch.number, **batch.metadata}
-        logend.append(self.log, self.dataset.name, self.after, rows, said, then)
+            if batch.files:
+                entries = bronze.log_files(self.pipeline.spark, batch.files, load)
+                rows = rows.unionByName(entries, allowMissingColumns=True)
+            then = self.after.next(self.mark(batch), self.row)
+            said = {"run": load.run, "files": 0, "batch": batch.number, **batch.metadata, **sitting.said}
+            logend.append(self.log, self.dataset.name, self.after, rows, said, then)
         self.after = then
         return seen.get
 

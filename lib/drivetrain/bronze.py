@@ -15,7 +15,8 @@ from drivetrain.landing import Intake, Landed, Pull
 
 SCHEMA: Final = (
     "_entry string, raw string, raw_bytes binary, _file string, _block bigint, _line bigint, _layout string,"
-    " _load bigint, _run string, _arrived timestamp, _requeued string, _released boolean, _key string, _sent timestamp"
+    " _load bigint, _run string, _arrived timestamp, _requeued string, _released boolean, _key string, _sent timestamp,"
+    " _score double, _anomaly string"
 )
 TYPES: Final = dict(part.split() for part in SCHEMA.split(","))
 PROPERTIES: Final = {

@@ -15,7 +15,9 @@ from drivetrain.sink import Table
 from drivetrain.unified import Unified
 
 UNIFIED: Final = "unified"
-OPS: Final = ("ledger", "checks", "steps", "profiles", "speed", "alerts", "replays")
+OPS: Final = (
+    "ledger", "checks", "steps", "profiles", "speed", "alerts", "replays", "verdicts", "anomalies", "drift", "labels",
+)  # fmt: skip
 
 
 def places(conf: Conf) -> dict[tuple[str, str], str]:
@@ -24,7 +26,7 @@ def places(conf: Conf) -> dict[tuple[str, str], str]:
     found = {(layer, name): f"{root}/{layer}/{name}" for layer in ("bronze", "silver") for name in conf.datasets}
     found |= {("gold", name): f"{root}/gold/{name}" for name in conf.gold}
     found |= {("ops", name): f"{root}/ops/{name}" for name in OPS}
-    found |= {("ops", name): f"{root}/{name}" for name in ("quarantine", "late", "manifest")}
+    found |= {("ops", name): f"{root}/{name}" for name in ("quarantine", "late", "manifest", "models")}
     found["default", conf.settings.unified_table] = f"{root}/{conf.settings.unified_table}"
     return found
 

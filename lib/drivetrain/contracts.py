@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 META_COLUMNS: Final = ("_file", "_block", "_line", "_load")
+ANOMALY: Final = "anomaly"  # the rule of rows that a model's verdict removes
 BUILT_IN_CHECKS: Final = ("key_unique", "key_not_null")
 SCD2_COLUMNS: Final = ("valid_from", "valid_to", "is_current")
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -160,6 +161,43 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class Feature:
+    """What a forest looks at: a Spark SQL expression over silver's columns, and how its value is read; ``part`` is of a
+    date or timestamp. Values of one that is not open stand nowhere that people look."""
+
+    name: str
+    sql: str
+    kind: Literal["number", "category", "date", "timestamp"]
+    part: Literal["value", "hour", "weekday", "hour_of_week"]
+    is_open: bool
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """How rows are found that are not like the others.
+
+    The reference is silver's rows of the last ``days`` before its newest event, or of the last ``loads``; rows that do
+    not fulfil ``where`` are neither in it nor judged. Of the reference the ``share`` with the highest scores lies above
+    the threshold, or, with ``clean``, at most that share does so by chance. Nothing of a load is removed where that
+    would be more than ``limit`` of its judged rows, or more than ``group_limit`` of a ``group``.
+    """
+
+    features: tuple[Feature, ...]
+    days: float | None
+    loads: int | None
+    where: str | None
+    group: str | None
+    share: float
+    clean: bool
+    limit: float
+    group_limit: float
+    trees: int
+    sample: int
+    seed: int
+    kind: Literal["standard", "extended"]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A feed and the silver table that it becomes."""
 
@@ -186,6 +224,7 @@ class Dataset:
     jdbc: Jdbc | None = None
     kafka: Kafka | None = None
     stream: Stream | None = None
+    anomaly: Anomaly | None = None
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
@@ -219,7 +258,8 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Changes when the contract reads records otherwise; moving a feed or renaming an owner does not count."""
-        ignored = {"owner", "path", "where", "spark", "freshness_hours", "latency_hours", "jdbc", "kafka", "stream"}
+        ignored = {"owner", "path", "where", "spark", "freshness_hours", "latency_hours"}
+        ignored |= {"jdbc", "kafka", "stream", "anomaly"}
         ahead = {"ahead": self.stream.ahead_seconds} if self.stream and self.stream.ahead_seconds else {}
         return digest({key: value for key, value in asdict(self).items() if key not in ignored} | ahead)
 
@@ -263,6 +303,7 @@ class Settings:
     spark: Mapping[str, str]
     refresh_seconds: float = 60
     keep_hours: float = 168
+    model_key: str | None = None  # a reference, as all secrets
 
 
 @dataclass(frozen=True)
@@ -341,14 +382,17 @@ def build_order(gold: Sequence[GoldTable]) -> list[GoldTable]:
 
 
 __all__ = [
+    "ANOMALY",
     "META_COLUMNS",
     "NAME",
     "SCD2_COLUMNS",
     "Action",
+    "Anomaly",
     "Column",
     "Conf",
     "CycleError",
     "Dataset",
+    "Feature",
     "Format",
     "GoldTable",
     "Jdbc",

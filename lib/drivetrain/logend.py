@@ -8,7 +8,7 @@ come; data and position are one commit, and no checkpoint can be lost, be older,
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -69,9 +69,10 @@ def end(log: Table) -> End:
 
 
 def append(
-    log: Table, dataset: str, after: End, rows: Callable[[int], DataFrame], metadata: Mapping[str, Any], then: End
+    log: Table, dataset: str, after: End, rows: DataFrame, metadata: Mapping[str, Any], then: End
 ) -> int:
-    """Append ``rows`` of the next number as the load behind ``after``; the log's end is ``then``. The version.
+    """Append ``rows``, which have the next number, as the load behind ``after``; the log's end is ``then``. The
+    version.
 
     Raises:
         Taken: the log has gone on since ``after``; nothing was written.
@@ -85,7 +86,7 @@ def append(
         "commit": own,
     }
     with suppress(*CONFLICT):
-        log.append(rows(number), Txn(dataset, number), said, bronze.PROPERTIES)
+        log.append(rows, Txn(dataset, number), said, bronze.PROPERTIES)
     # Delta says nothing where it leaves out a number that it has seen, and takes its own commit for another's where the
     # answer to it was lost: what the log shows is what is so.
     for version, metadata in log.commits():

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 FEW_FILES: Final = 64
 MARGIN: Final = timedelta(hours=1)
-BOOKS: Final = ((".", "quarantine"), (".", "late"), (".", MANIFEST), *(("ops", name) for name in OPS))
+BOOKS: Final = (
+    (".", "quarantine"), (".", "late"), (".", MANIFEST), (".", "models"), *(("ops", name) for name in OPS),
+)  # fmt: skip
 SIZES: Final = {
     "spark.databricks.delta.optimize.minFileSize": str(64 << 20),
     "spark.databricks.delta.optimize.maxFileSize": str(128 << 20),

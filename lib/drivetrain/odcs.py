@@ -14,7 +14,9 @@ import jsonschema
 from pydantic import ValidationError
 
 from drivetrain import sqltext
+from drivetrain.anomaly.contract import AnomalyExtras, read_anomaly
 from drivetrain.contracts import (
+    ANOMALY,
     META_COLUMNS,
     SCD2_COLUMNS,
     Column,
@@ -59,6 +61,7 @@ class DatasetExtras(SourceExtras):
     evolution: Literal["keep", "add", "quarantine", "refuse"] = "keep"
     unify: bool = False
     spark: dict[str, str | int | float | bool] = {}
+    anomaly: AnomalyExtras | None = None
 
 
 class ColumnExtras(Model):
@@ -188,6 +191,9 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
     identity = _identity(extra, key, history, names)
     physical = str(schema.get("physicalName") or name)
     source = read_source(Feed(server, server_at, physical, extra, spots, columns, identity, found), places)
+    anomaly = (
+        read_anomaly(extra.anomaly, spots["anomaly"], columns, extra.event_time, found) if extra.anomaly else None
+    )
     freshness, latency = _hours(document, "freshness", found), _hours(document, "latency", found)
     if len(found.problems) > before:
         return None
@@ -200,6 +206,7 @@ def read_dataset(document: Any, found: Findings, env: str, places: Mapping[str, 
         spark=tuple((k, as_text(v)) for k, v in extra.spark.items()), rules=tuple(rules),
         freshness_hours=freshness, latency_hours=latency,
         where=found.where(()), jdbc=source.jdbc, kafka=source.kafka, stream=source.stream,
+        anomaly=anomaly,
     )  # fmt: skip
 
 
@@ -434,6 +441,8 @@ def _rule(
     what = re.sub("(?=[A-Z])", "_", metric or "sql").lower()
     name = str(item.get("name") or item.get("id") or "_".join((*columns, what)))
     check_name(name, at, "rule", found)
+    if name == ANOMALY:
+        found.add("name", at, f"a rule named {name!r} could not be told from a model's verdict", "rename it")
     rule = Rule(
         name=name, action="flag", operator=operator, threshold=item.get(operator), metric=metric, column=column,
         columns=columns, valid_values=tuple(map(as_text, arguments.valid_values)),

@@ -133,6 +133,45 @@ class ProfileRow:
     at: datetime
 
 
+@dataclass(frozen=True)
+class VerdictRow:
+    """What a model at its stage did to some loads: rows that it judged, flagged, and of these removed; ``held`` tells
+    why none was removed although it enforces. ``scores`` is a histogram as JSON: edges, and rows up to each; ``groups``
+    a JSON list of [group, judged, flagged], those of which most was flagged."""
+
+    run: str
+    dataset: str
+    first_load: int
+    last_load: int
+    version: int
+    stage: str
+    judged: int
+    flagged: int
+    removed: int
+    held: str | None
+    scores: str
+    groups: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class DriftRow:
+    """How far a feature of the judged rows, or their score, lies from the model's reference: the population stability
+    index, and the largest difference of the two distributions (Kolmogorov, Smirnov). ``rate`` is of all together: above
+    0.2 the model is stale."""
+
+    run: str
+    dataset: str
+    version: int
+    feature: str
+    judged: int
+    psi: float
+    distance: float
+    drifted: bool
+    rate: float
+    at: datetime
+
+
 @dataclass
 class Steps:
     """Collects the steps of one run."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -27,7 +28,9 @@ from drivetrain import (
     silver,
     source,
 )
-from drivetrain.contracts import META_COLUMNS, Conf, Dataset, GoldTable, digest
+from drivetrain.anomaly import flow, runs
+from drivetrain.anomaly.judge import Decision, Judge
+from drivetrain.contracts import ANOMALY, META_COLUMNS, Conf, Dataset, GoldTable, digest
 from drivetrain.drift import fit, new_columns
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.extent import Extent, extent
@@ -45,7 +48,7 @@ from drivetrain.landing import (
     listing,
 )
 from drivetrain.progress import Progress
-from drivetrain.session import FAILURES, embedded, files_of, is_data_error, reason
+from drivetrain.session import FAILURES, carefully, embedded, files_of, reason
 from drivetrain.sink import CONFLICT, NO_STATISTICS, Table, Txn, again, session_confs
 
 LEDGER = "ledger"
@@ -61,6 +64,8 @@ class Outcome:
     run: str
     ledger: list[ops.LedgerRow] = field(default_factory=list)
     checks: list[ops.CheckRow] = field(default_factory=list)
+    verdicts: list[ops.VerdictRow] = field(default_factory=list)
+    drifts: list[ops.DriftRow] = field(default_factory=list)
     profiles: list[ops.ProfileRow] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -77,6 +82,7 @@ class Pipeline:
         self.listings: dict[str, str] = {}
         self.looked_into: dict[str, tuple[list[Intake], list[Rejected]]] = {}
         self.known_files: dict[str, dict[str, list[Intake]]] = {}
+        self.judges = flow.Judges(self)
 
     def table(self, layer: str, name: str) -> Table:
         return Table(self.spark, f"{self.warehouse}/{layer}/{name}")
@@ -109,6 +115,7 @@ class Pipeline:
             self.show_names()
         if self.steps.done:
             maintain.compact(self)
+        runs.look(self)
         with self.problem_of("ops"):
             self.write_ops()
         return self.outcome
@@ -282,26 +289,21 @@ class Pipeline:
     ) -> int:
         """Append records, and the entries of the files they are from, as the next load; the number of rows written."""
         table = self.table("bronze", dataset.name)
-
-        def rows(number: int) -> DataFrame:
-            load = bronze.Load(number, self.outcome.run, ops.now())
-            if dataset.stream:  # else the unified view could not show them before silver has them
-                judged = silver.judged(records, dataset, layouts, self.conf.settings.max_record_bytes, careful=True)
-                logged = silver.beside(judged, dataset, load, None).drop("_rule", "_late")
-            else:
-                logged = bronze.log_records(records, load)
-            if not files:
-                return logged
-            return logged.unionByName(bronze.log_files(self.spark, files, load), allowMissingColumns=True)
-
         while True:
             after = logend.end(table)
+            load = bronze.Load(after.number + 1, self.outcome.run, ops.now())
             then = after.next(after.mark, silver.row_column(dataset) if dataset.stream else None)
-            try:
-                said = {"run": self.outcome.run, **metadata}
-                return table.rows_written(logend.append(table, dataset.name, after, rows, said, then))
-            except logend.Taken:  # by a stream, which runs beside this job
-                continue
+            with flow.Sitting(self, self.judge(dataset) if dataset.stream else None, table, careful=True) as sitting:
+                if dataset.stream:  # else the unified view could not show them before silver has them
+                    judged = silver.judged(records, dataset, layouts, self.conf.settings.max_record_bytes, careful=True)
+                    rows = silver.beside(judged, dataset, load, None, sitting.verdict).drop("_rule", "_late")
+                else:
+                    rows = bronze.log_records(records, load)
+                if files:
+                    rows = rows.unionByName(bronze.log_files(self.spark, files, load), allowMissingColumns=True)
+                said = {"run": self.outcome.run, **metadata, **sitting.said}
+                with suppress(logend.Taken):  # by a stream, which runs beside this job
+                    return table.rows_written(logend.append(table, dataset.name, after, rows, said, then))
 
     def without_offenders(self, dataset: Dataset, files: Sequence[Intake], error: Exception) -> list[Intake]:
         """After a failed load: the files that can be read alone. The others go to quarantine.
@@ -382,11 +384,16 @@ class Pipeline:
         log, table = self.table("bronze", dataset.name), self.table("silver", dataset.name)
         if not log.exists():
             return
-        done, last = table.last_txn(dataset.name), log.last_txn(dataset.name)
-        if last <= max(done, 0):
+        done, last = max(table.last_txn(dataset.name), 0), log.last_txn(dataset.name)
+        if last <= done:
             return
-        loads = Loads(max(done, 0) + 1, last, log.version(), table.version() if table.exists() else -1)
+        given = flow.given(self, dataset, done)
+        upto = min(last, given.last) if given else last
+        version = table.version() if table.exists() else -1
+        loads = Loads(done + 1, upto, log.version(), version, given.decision if given else None)
         self.refine_loads(dataset, log.read(), loads)
+        if upto < last:
+            self.refine(dataset)
 
     def refine_loads(self, dataset: Dataset, log: DataFrame, loads: Loads) -> None:
         """Take those loads, which ``log`` has whole, and others too, into silver."""
@@ -395,16 +402,43 @@ class Pipeline:
             self.staging(dataset) as folder,
             self.step("silver", dataset.name) as step,
         ):
-            staged = self.stage(dataset, log, loads, folder)
-            if dataset.jdbc:
-                staged = silver.read_before(staged, self.quarantined_before(dataset, loads))
-            known = self.known(dataset, staged, loads)
-            if known:
-                staged = silver.against(staged, known.rows, dataset, known.reach.few).persist()
+            given = dataset.stream or loads.given  # a stream's rows are judged as they come
+            judge = None if given else self.judge(dataset)
             try:
-                step.rows = self.commit(dataset, staged, known, loads)
-            finally:
-                staged.unpersist()
+                staged = self.stage(dataset, log, loads, folder, judge)
+            except FAILURES as error:
+                if not judge:
+                    raise
+                staged, judge = self.stage(dataset, log, loads, folder, None), None
+                flow.unjudged(self, dataset, error)
+            with self.compared(dataset, staged, loads) as (rows, known):
+                decision = self.decision(dataset, rows, loads, judge)
+                held = judge and decision and decision.held
+                if not held:
+                    step.rows = self.commit(dataset, rows, known, loads, decision)
+                else:
+                    kept = silver.classify(silver.kept(rows).drop("_outcome"), dataset, self.may_be_known(dataset))
+                    staged = self.written(kept, f"{folder}/kept")
+            if held:
+                with self.compared(dataset, staged, loads) as (rows, known):
+                    step.rows = self.commit(dataset, rows, known, loads, decision)
+
+    @contextmanager
+    def compared(
+        self, dataset: Dataset, staged: DataFrame, loads: Loads
+    ) -> Iterator[tuple[DataFrame, Known | None]]:
+        """The staged rows with their outcomes against all that came before; and what silver holds near them."""
+        if dataset.jdbc:
+            staged = silver.read_before(staged, self.quarantined_before(dataset, loads))
+        if loads.last > loads.first and not staged.where(F.col("_rule") == ANOMALY).isEmpty():
+            staged = silver.removed_again(staged, dataset)
+        known = self.known(dataset, staged, loads)
+        if known:
+            staged = silver.against(staged, known.rows, dataset, known.reach.few).persist()
+        try:
+            yield staged, known
+        finally:
+            staged.unpersist()
 
     def quarantined_before(self, dataset: Dataset, loads: Loads) -> DataFrame | None:
         """The dataset's rows of the quarantine from earlier loads."""
@@ -416,26 +450,35 @@ class Pipeline:
         if loads.silver_version < 0 or not self.may_be_known(dataset):
             return None
         first = [name for name in silver.match_columns(dataset)[:1] if dataset.is_open(name)]
-        reach = extent(staged.where(F.col("_rule").isNull()), first)
+        reach = extent(staged.where(silver.comparable()), first)
         held = self.table("silver", dataset.name).read(loads.silver_version)
         return Known(held.where(reach.covers({name: F.col(name) for name in first})), reach)
 
-    def stage(self, dataset: Dataset, log: DataFrame, loads: Loads, folder: str) -> DataFrame:
+    def judge(self, dataset: Dataset) -> Judge | None:
+        """The model by which the dataset's rows are judged now."""
+        return self.judges.of(dataset)
+
+    def decision(self, dataset: Dataset, staged: DataFrame, loads: Loads, judge: Judge | None) -> Decision | None:
+        """What comes of the verdicts on the staged rows."""
+        return flow.decision(self, dataset, staged, loads, judge)
+
+    def records(self, dataset: Dataset, log: DataFrame, loads: Loads) -> DataFrame:
+        """The loads' records, with the verdicts that an earlier run has given on them."""
+        records = bronze.records(log, loads.first - 1).where(F.col("_load") <= loads.last)
+        return flow.with_verdicts(records, self.table("ops", "anomalies"), dataset) if loads.given else records
+
+    def stage(self, dataset: Dataset, log: DataFrame, loads: Loads, folder: str, judge: Judge | None) -> DataFrame:
         """The loads' records with their outcomes as far as they tell by themselves, computed once, into the folder."""
         entries = self.layouts(dataset)
-        records = bronze.records(log, loads.first - 1).where(F.col("_load") <= loads.last)
+        records = self.records(dataset, log, loads)
         new, again = self.added_columns(dataset, entries, records), self.may_be_known(dataset)
 
         def staged(careful: bool) -> DataFrame:
-            parsed = silver.parse(records, dataset, entries, self.conf.settings.max_record_bytes, new, careful)
-            return self.written(silver.classify(parsed, dataset, again), folder)
+            verdict = partial(judge.scored, careful=careful) if judge else silver.as_given
+            parsed = silver.parse(records, dataset, entries, self.conf.settings.max_record_bytes, new, careful, verdict)
+            return self.written(silver.classify(parsed, dataset, again), f"{folder}/rows")
 
-        try:
-            return staged(careful=False)
-        except FAILURES as error:
-            if not is_data_error(error):
-                raise
-            return staged(careful=True)
+        return carefully(staged)
 
     def written(self, rows: DataFrame, folder: str) -> DataFrame:
         """The rows, computed into the folder and read from there."""
@@ -466,10 +509,14 @@ class Pipeline:
             return True
         return any(len(versions) > 1 for versions in self.taken(dataset).values())
 
-    def commit(self, dataset: Dataset, staged: DataFrame, known: Known | None, loads: Loads) -> int:
-        """Write what was staged: quarantine, then silver, whose commit carries the ledger row."""
+    def commit(
+        self, dataset: Dataset, staged: DataFrame, known: Known | None, loads: Loads, decision: Decision | None
+    ) -> int:
+        """Write what was staged: verdicts, which are given once they stand, then quarantine, then silver, whose commit
+        carries the ledger row and the decision."""
         example = F.first("_unknown", ignorenulls=True).alias("unknown")
-        found = staged.groupBy("_outcome").agg(F.count(F.lit(1)).alias("count"), example).collect()
+        counted = F.count(F.lit(1)).alias("count"), F.count("_anomaly").alias("flagged")
+        found = staged.groupBy("_outcome").agg(*counted, example).collect()
         counts = {row["_outcome"]: row["count"] for row in found}
         unknown = next((row["unknown"] for row in found if row["unknown"]), None)
         if unknown:
@@ -488,9 +535,13 @@ class Pipeline:
                     "silver was left as it was; report this",
                 )
             )
+        if decision and any(row["flagged"] for row in found):
+            flow.write_anomalies(self, dataset, staged, loads, decision)
         self.write_quarantine(dataset, staged, counts, loads)
-        self.write_silver(dataset, good, known, row, loads)
+        self.write_silver(dataset, good, known, row, loads, decision)
         self.outcome.ledger.append(row)
+        if decision:
+            flow.note(self, dataset, staged, loads, decision)
         return row.rows_in
 
     def measure(self, dataset: Dataset, good: DataFrame) -> None:
@@ -549,13 +600,14 @@ class Pipeline:
             again(lambda: self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES))
 
     def write_silver(
-        self, dataset: Dataset, good: DataFrame, known: Known | None, row: ops.LedgerRow, loads: Loads
-    ) -> None:
+        self, dataset: Dataset, good: DataFrame, known: Known | None, row: ops.LedgerRow, loads: Loads,
+        decision: Decision | None,
+    ) -> None:  # fmt: skip
         # Named by the load before: of two that start from the same silver, Delta takes one.
         table, txn = self.table("silver", dataset.name), Txn(f"{dataset.name} after {loads.first - 1}", 1)
         metadata = {
             "app": dataset.name, "number": loads.last, "run": row.run, "contract": dataset.fingerprint,
-            "ledger": asdict(row),
+            "ledger": asdict(row), **({"anomaly": asdict(decision)} if decision else {}),
         }  # fmt: skip
         rows = good.drop(*silver.STAGED_ONLY)
         first = loads.silver_version < 0
@@ -747,7 +799,7 @@ class Pipeline:
                 self.progress.say(f"{name}: {item} does not hold ({item.rule.action})")
 
     def recover_ledger(self) -> None:
-        """Ledger rows of silver commits whose run ended before it could write them."""
+        """Ledger rows, and verdicts, of silver commits whose run ended before it could write them."""
         known = self.ledger_known()
         for name in self.conf.datasets:
             table = self.table("silver", name)
@@ -755,6 +807,8 @@ class Pipeline:
                 if metadata["number"] <= known.get(name, 0) or "ledger" not in metadata:  # a swap brings no new load
                     break
                 self.outcome.ledger.append(ops.ledger_row(metadata["ledger"]))
+                if "anomaly" in metadata:
+                    flow.recover(self, name, metadata)
 
     def ledger_known(self) -> dict[str, int]:
         """Dataset -> the last load that the ledger has; each commit to the ledger carries the whole of it."""
@@ -764,14 +818,22 @@ class Pipeline:
     def write_ops(self) -> None:
         """Append what the run did; a run that did nothing writes nothing."""
         tables: dict[str, Sequence[object]] = {
-            "checks": self.outcome.checks, "profiles": self.outcome.profiles, "steps": self.steps.done
+            "checks": self.outcome.checks, "profiles": self.outcome.profiles, "steps": self.steps.done,
+            "drift": self.outcome.drifts,
         }  # fmt: skip
+        self.write_verdicts()
         with ThreadPoolExecutor(len(tables) + 1) as pool:  # small commits, whose time is mostly waiting
             jobs = [pool.submit(self.write_ledger)]
             for name, rows in tables.items():
                 jobs.append(pool.submit(ops.write, self.table("ops", name), rows, {}, self.outcome.run))
         for job in jobs:
             job.result()
+
+    def write_verdicts(self) -> None:
+        """Append them, each in the name of the run that gave it, which may have written it too; before the ledger, by
+        which it is known what is to be recovered."""
+        for run in sorted({row.run for row in self.outcome.verdicts}):
+            ops.write(self.table("ops", "verdicts"), [v for v in self.outcome.verdicts if v.run == run], {}, run)
 
     def write_ledger(self) -> None:
         """Append what the ledger does not have. For a run that stood still another has written (`recover_ledger`), so
@@ -790,12 +852,14 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Loads:
-    """The loads of the log that one silver step takes, and the versions that it reads."""
+    """The loads of the log that one silver step takes, and the versions that it reads. ``given`` is what was decided
+    of them by a run that ended before silver had them."""
 
     first: int
     last: int
     bronze_version: int
     silver_version: int
+    given: Decision | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from drivetrain.contracts import Dataset, digest
@@ -25,12 +25,17 @@ COLUMNS: Final = tuple(part.split()[0] for part in SCHEMA.split(","))
 def of_rows(staged: DataFrame, dataset: Dataset, run: str) -> DataFrame:
     """Quarantined rows of silver -> rows of the quarantine table."""
     bad = staged.where(F.col("_outcome") == "quarantined")
-    place = F.concat_ws("|", F.lit(dataset.name), F.col("_load"), "_file", "_block", "_line")
     return bad.select(
-        F.sha2(place, 256).substr(1, 32).alias("quarantine_id"), F.lit(dataset.name).alias("dataset"),
+        row_id(dataset).alias("quarantine_id"), F.lit(dataset.name).alias("dataset"),
         F.col("_rule").alias("rule"), F.col("_reason").alias("reason"), "raw", "raw_bytes", "_file", "_block", "_line",
         "_load", F.lit(run).alias("_run"), F.lit("open").alias("state"), F.lit(None).cast("string").alias("repaired"),
     )  # fmt: skip
+
+
+def row_id(dataset: Dataset) -> Column:
+    """Names a record of the log by where it stands."""
+    place = F.concat_ws("|", F.lit(dataset.name), F.col("_load"), "_file", "_block", "_line")
+    return F.sha2(place, 256).substr(1, 32)
 
 
 def file_id(dataset: Dataset, file: Rejected) -> str:

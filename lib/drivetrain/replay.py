@@ -16,6 +16,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from drivetrain import bronze, gold, logend, ops, publish, quarantine, silver
+from drivetrain.anomaly import flow
+from drivetrain.anomaly.judge import Decision, Judge
 from drivetrain.contracts import META_COLUMNS, Dataset, GoldTable
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.files import plain
@@ -82,6 +84,19 @@ class Beside(Pipeline):
     @property
     def staged(self) -> str:
         return f"{self.folder}/_staging"  # a batch may stage the same dataset meanwhile
+
+    def judge(self, dataset: Dataset) -> Judge | None:
+        """Nobody: verdicts were given once, and a replay gives the same."""
+        return None
+
+    def decision(self, dataset: Dataset, staged: DataFrame, loads: Loads, judge: Judge | None) -> Decision | None:
+        """What was decided is written down already."""
+        return None
+
+    def records(self, dataset: Dataset, log: DataFrame, loads: Loads) -> DataFrame:
+        """The loads' records with the verdicts that were given on them: a stream's stand in the log, a batch's in
+        ops.anomalies."""
+        return flow.with_verdicts(super().records(dataset, log, loads), self.table("ops", "anomalies"), dataset)
 
     def rebuild(self, dataset: Dataset, first: int, upto: int) -> None:
         """Loads from ``first`` to ``upto`` into silver, as the streaming engine brings them.

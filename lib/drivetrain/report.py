@@ -14,6 +14,7 @@ from datetime import date, datetime, timedelta, timezone
 from functools import reduce
 from importlib import resources
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from zoneinfo import ZoneInfo
@@ -25,6 +26,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, DateType, NumericType, TimestampNTZType, TimestampType
 
+from drivetrain.anomaly import shown as anomalies
 from drivetrain.contracts import Conf, Dataset, GoldTable
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.files import LOCAL, Files
@@ -131,6 +133,7 @@ class Report:
     quarantine: tuple[KeptBack, ...] = ()
     quarantine_rows: int = 0
     gold: tuple[GoldInfo, ...] = ()
+    models: tuple[anomalies.Shown, ...] = ()
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     command: str = "./spark-submit.sh sql"
@@ -205,6 +208,7 @@ def _collect(
         profiles=tuple(_masked(profile, conf.datasets.get(profile.dataset)) for profile in profiles),
         history=_history(ops["ledger"]), step_history=_step_history(ops["steps"]),
         quarantine=kept, quarantine_rows=total, gold=_gold(spark, conf, steps, checks, at),
+        models=anomalies.collect(spark, warehouse, [one.name for one in conf.datasets.values() if one.anomaly]),
         problems=tuple(problems), notes=tuple(notes), command=conf.command("sql"),
     )  # fmt: skip
 
@@ -730,6 +734,42 @@ def series_plot(table: GoldInfo) -> Markup:
     return _plot(0.2 + 1.35 * down, draw)
 
 
+def model_plot(model: anomalies.Shown) -> Markup:
+    """Scores against the threshold, the flagged share of each load, and of each group."""
+
+    def draw(figure: Figure) -> None:
+        scores, loads, groups = figure.subplots(1, 3)
+        _scores(scores, model)
+        shares = [100 * load.share for load in model.loads]
+        loads.bar(range(len(shares)), shares, 0.72, color=COLOUR["quarantined"])
+        loads.axhline(100 * model.declared, color=COLOUR["ink"], lw=0.8, ls="--")
+        loads.set_title("Flagged, % of a load's rows; dashed: declared")
+        marks = sorted({0, len(shares) - 1})
+        loads.set_xticks(marks, [f"{model.loads[mark].at:%m-%d %H:%M}" for mark in marks])
+        loads.set_xlim(-0.6, max(len(shares), 4) - 0.4)
+        worst = model.groups[:8]
+        _bars(groups, [name for name, _, _ in worst])
+        groups.set_title("Flagged, % of a group's rows" if worst else "")
+        groups.barh(range(len(worst)), [100 * odd / rows for _, rows, odd in worst], 0.62, color=COLOUR["quarantined"])
+        if not worst:
+            groups.set_axis_off()
+
+    return _plot(2.1, draw)
+
+
+def _scores(axes: Axes, model: anomalies.Shown) -> None:
+    """Rows by unit of score, as the bins are of unequal widths; the last one ends at the highest score there can be."""
+    edges = [max(0.0, 2 * model.edges[0] - model.edges[-1]), *model.edges, 1.0]
+    widths = [high - low or 1e-9 for low, high in pairwise(edges)]
+    heights = [rows / width for rows, width in zip(model.scores, widths, strict=True)]
+    axes.bar(edges[:-1], heights, widths, align="edge", color=COLOUR["inserted"])
+    axes.axvline(model.threshold, color=COLOUR["quarantined"], lw=1.2)
+    axes.set_xlim(edges[0], max(model.threshold, model.edges[-1]) + 0.05)
+    axes.set_title("Scores; line: threshold")
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+
+
 def history_plot(report: Report) -> Markup:
     """Records and seconds of the last runs, side by side."""
     rows = {total.run: {part: float(getattr(total, part)) for part in CUT} for total in report.history}
@@ -804,6 +844,7 @@ def _plots(report: Report) -> dict[str, Any]:
         "quarantine": quarantine_plot(report) if report.quarantine else None,
         "steps": step_plot(report) if report.steps else None,
         "history": history_plot(report) if len(runs) > 1 else None,
+        "models": {model.dataset: model_plot(model) for model in report.models if model.scores},
         "series": {table.name: series_plot(table) for table in dated},
     }
 

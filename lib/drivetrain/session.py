@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -59,6 +60,19 @@ def is_data_error(failure: Exception) -> bool:
         kind in UNCOMPUTABLE or any(f"SQLSTATE: {state}" in text for state in ("22", "P0001"))
         for kind, text in causes(failure)
     )
+
+
+T = TypeVar("T")
+
+
+def carefully(compute: Callable[[bool], T]) -> T:
+    """What it computes; and where an expression met a value that it cannot compute, what it computes with care."""
+    try:
+        return compute(False)
+    except FAILURES as error:
+        if not is_data_error(error):
+            raise
+        return compute(True)
 
 
 def causes(failure: Exception) -> list[tuple[str, str]]:

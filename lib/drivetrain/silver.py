@@ -7,7 +7,7 @@ insert and update (good, and to be written).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import reduce
 from typing import Final
@@ -19,18 +19,27 @@ from pyspark.sql.window import WindowSpec
 from drivetrain import bronze, contracts
 from drivetrain.bronze import Load
 from drivetrain.checks import Violation, attempted, explained, problem, row_violations, shown_value
-from drivetrain.contracts import DATE_FIELDS, META_COLUMNS, SCD2_COLUMNS, TIME_FIELDS, Dataset, fixed_places
+from drivetrain.contracts import ANOMALY, DATE_FIELDS, META_COLUMNS, SCD2_COLUMNS, TIME_FIELDS, Dataset, fixed_places
 from drivetrain.drift import Fit, column_name, fit
 
 OUTCOMES: Final = ("quarantined", "duplicate", "superseded", "insert", "update")
-STAGED_ONLY: Final = ("_rule", "_reason", "_unknown", "_outcome", "raw", "raw_bytes")
+STAGED_ONLY: Final = ("_rule", "_reason", "_unknown", "_outcome", "_score", "_anomaly", "raw", "raw_bytes")
 BLANKS: Final = " \t\r\n"
 POSITION: Final = ("_file", "_block", "_line")
 ARRIVAL: Final = ("_load", "_file", "_block", "_line")
-CARRIED: Final = (*META_COLUMNS, "_arrived", "_released", "raw", "raw_bytes", "_shape", "_unknown")
+CARRIED: Final = (
+    *META_COLUMNS, "_arrived", "_released", "_score", "_anomaly", "raw", "raw_bytes", "_shape", "_unknown",
+)  # fmt: skip
 # A lone year would pass for the first of January, and a date would drop its time.
 MIDNIGHT: Final = r"[T ]0?0:00(:00)?(\.0+)?Z?$"
 ISO_LENGTH: Final = {"date": (8, 10), "timestamp": (8, 35)}
+
+Verdict = Callable[[DataFrame], DataFrame]  # sets _score and _anomaly of typed rows, and _rule of those it removes
+
+
+def as_given(rows: DataFrame) -> DataFrame:
+    """The verdicts that the log has; none where it has none."""
+    return rows
 
 
 def parse(
@@ -40,21 +49,53 @@ def parse(
     max_record_bytes: int,
     new: Mapping[str, str],
     careful: bool = False,
+    verdict: Verdict = as_given,
 ) -> DataFrame:
-    """Records of the log -> the contract's columns, typed, with _rule, _reason (null for good rows) and
-    _unknown (names of columns that the contract does not have; null for none).
+    """Records of the log -> the contract's columns, typed, with _rule, _reason (null for good rows),
+    _unknown (names of columns that the contract does not have; null for none), _score and _anomaly (`ruled`).
 
     A record on which the contract's own SQL raises an error ends the query; with ``careful``, which is slower, it is
     a bad row like others.
 
     ``layouts`` gives the header of each _layout among the records; JSON has none. ``new`` maps columns that the
-    contract does not have, and which silver takes, to their feed names. raw and raw_bytes are kept for bad rows only.
+    contract does not have, and which silver takes, to their feed names. raw and raw_bytes are kept for rows that are
+    bad, or an anomaly, only.
     """
-    bad = F.col("_rule").isNotNull()
-    return _judged(log, dataset, layouts, max_record_bytes, new, careful).select(
-        *[column.name for column in dataset.columns], *new, *META_COLUMNS, "_rule", "_reason", "_unknown",
-        F.when(bad, F.col("raw")).alias("raw"), F.when(bad, F.col("raw_bytes")).alias("raw_bytes"),
+    rows = ruled(verdict(_judged(log, dataset, layouts, max_record_bytes, new, careful)), removed())
+    odd = F.col("_rule").isNotNull() | F.col("_anomaly").isNotNull()
+    return rows.select(
+        *[column.name for column in dataset.columns], *new, *META_COLUMNS, "_rule", "_reason", "_unknown", "_score",
+        "_anomaly", F.when(odd, F.col("raw")).alias("raw"), F.when(odd, F.col("raw_bytes")).alias("raw_bytes"),
     )  # fmt: skip
+
+
+def ruled(rows: DataFrame, gone: Column) -> DataFrame:
+    """Of good rows that are an anomaly those that are ``gone`` break a rule of that name.
+
+    _anomaly is JSON, a `judge.VERDICT`, null for rows that are none.
+    """
+    taken = F.col("_rule").isNull() & F.col("_anomaly").isNotNull() & gone
+    return _told(rows, taken, {"_rule": F.lit(ANOMALY), "_reason": F.get_json_object("_anomaly", "$.reason")})
+
+
+def kept(rows: DataFrame) -> DataFrame:
+    """Rows of `ruled` -> the same, but none was removed as an anomaly, unless it is known from before as one."""
+    gone, nothing = F.col("_rule") == ANOMALY, F.lit(None).cast("string")
+    if "_outcome" in rows.columns:
+        gone &= F.col("_outcome") == "quarantined"
+    told = F.regexp_replace("_anomaly", '"removed":true}$', '"removed":false}')
+    return _told(rows, gone, {"_rule": nothing, "_reason": nothing, "_anomaly": told})
+
+
+def _told(rows: DataFrame, which: Column, said: Mapping[str, Column]) -> DataFrame:
+    """Of a stream's rows nobody asks for the reason yet."""
+    there = {name: F.when(which, value).otherwise(F.col(name)) for name, value in said.items() if name in rows.columns}
+    return rows.withColumns(there)
+
+
+def removed() -> Column:
+    """Whether the verdict on a row says that it was removed."""
+    return F.coalesce(F.get_json_object("_anomaly", "$.removed") == "true", F.lit(False))
 
 
 def judged(
@@ -74,7 +115,9 @@ def judged(
     return found.select("_log.*", F.when(F.col("_rule").isNull(), row).alias(row_column(dataset)), "_rule")
 
 
-def beside(judged: DataFrame, dataset: Dataset, load: Load, late_before: datetime | None) -> DataFrame:
+def beside(
+    judged: DataFrame, dataset: Dataset, load: Load, late_before: datetime | None, verdict: Verdict = as_given
+) -> DataFrame:
     """Records of `judged` -> rows of the log, with their typed rows, _rule, and _late, which stands in those too.
 
     Late is an event from before ``late_before``; and one may lie too far after the record's arrival.
@@ -85,6 +128,7 @@ def beside(judged: DataFrame, dataset: Dataset, load: Load, late_before: datetim
         violation = _future(row[str(name)], str(name), dataset.stream.ahead_seconds)
         rule = F.coalesce("_rule", F.when(violation.broken, F.lit(violation.rule)))
         rows = rows.withColumn("_rule", rule)
+    rows = verdict(rows)
     late = F.coalesce(row[name] < F.lit(late_before), F.lit(False)) if name and late_before else F.lit(False)
     good = F.col("_rule").isNull()
     typed = F.when(good, row.withField("_late", late)).alias(row_column(dataset))
@@ -334,7 +378,7 @@ def _texts(fields: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> DataF
     """The feed's columns by their own names, and all else in one column, so that no name of theirs can meet ours."""
     untrimmed = {column.feed_name for column in dataset.columns if not column.trim}
     names, nulls = (*dataset.feed_columns, *new), ("", *dataset.options.null_values)
-    meta = [F.col(name) if name in fields.columns else F.lit(None).alias(name) for name in CARRIED]
+    meta = [F.col(name) if name in fields.columns else _absent(name) for name in CARRIED]
     meta += [F.col("_log")] if "_log" in fields.columns else []
     given = [F.col("_fields")[i] for i in range(len(names))]
     trimmed = [
@@ -344,6 +388,10 @@ def _texts(fields: DataFrame, dataset: Dataset, new: Mapping[str, str]) -> DataF
     row = F.struct(*meta).alias("_row")
     texts = fields.select(*[text.alias(name) for name, text in zip(names, trimmed, strict=True)], row)
     return texts.select(*[F.when(~_feed(name).isin(*nulls), _feed(name)).alias(name) for name in names], "_row")
+
+
+def _absent(name: str) -> Column:
+    return F.lit(None).cast(bronze.TYPES.get(name, "string")).alias(name)
 
 
 def _typed(texts: DataFrame, dataset: Dataset, careful: bool) -> DataFrame:
@@ -464,12 +512,31 @@ def _within(names: Sequence[str], order: Iterable[Column], also_again: bool = Fa
     return Window.partitionBy(*apart, *names).orderBy(*order)
 
 
+def removed_again(staged: DataFrame, dataset: Dataset) -> DataFrame:
+    """Outcomes of `classify` -> the same, but a row removed as an anomaly is a duplicate where an earlier load brought
+    the same one and it was taken: it was released meanwhile, or came while nothing was removed."""
+    names = dataset.identity or POSITION
+    known = [F.col(name).alias(f"_k_{name}") for name in names]
+    first = staged.where(F.col("_rule").isNull()).groupBy(*known).agg(F.min(F.struct(*ARRIVAL)).alias("_first"))
+    same = reduce(Column.__and__, [F.col(name).eqNullSafe(F.col(f"_k_{name}")) for name in names])
+    joined = staged.join(first, (F.col("_rule") == ANOMALY) & same, "left")
+    again = F.coalesce(F.col("_first._load") < F.col("_load"), F.lit(False))
+    outcome = F.when(again, F.lit("duplicate")).otherwise(F.col("_outcome"))
+    return joined.select(*[outcome.alias(n) if n == "_outcome" else F.col(n) for n in staged.columns])
+
+
+def comparable() -> Column:
+    """Whether a row says what identifies it: a good one, or one that only a verdict removes."""
+    return F.coalesce("_rule", F.lit(ANOMALY)) == ANOMALY
+
+
 def against(staged: DataFrame, silver: DataFrame, dataset: Dataset, few: bool = False) -> DataFrame:
     """Outcomes of `classify` -> outcomes against what ``silver`` holds: an insert may turn out to be an update,
-    duplicate or superseded. With ``few`` the keys of ``staged`` are broadcast, so that silver is not shuffled."""
+    duplicate or superseded; a row that only a verdict removes, a duplicate. With ``few`` the keys of ``staged`` are
+    broadcast, so that silver is not shuffled."""
     keys = match_columns(dataset)
     compared = tuple(dict.fromkeys((*dataset.identity, *((dataset.sequence,) if dataset.sequence else ()))))
-    wanted = staged.where(F.col("_rule").isNull()).select(*keys).distinct()
+    wanted = staged.where(comparable()).select(*keys).distinct()
     named = [F.col(name).alias(f"_t_{name}") for name in dict.fromkeys((*keys, *compared))]
     held, asked = (
         silver.select(F.lit(True).alias("_t_"), *named),
@@ -482,7 +549,7 @@ def against(staged: DataFrame, silver: DataFrame, dataset: Dataset, few: bool = 
     )
     # An identity may hold columns that are NULL, which are the same here as they are within a batch.
     on = reduce(Column.__and__, [F.col(name).eqNullSafe(F.col(f"_t_{name}")) for name in keys])
-    joined = staged.join(F.broadcast(there) if few else there, on & F.col("_rule").isNull(), "left")
+    joined = staged.join(F.broadcast(there) if few else there, on & comparable(), "left")
     found = F.col("_t_").isNotNull()
     if dataset.history == "latest":
         same = reduce(Column.__and__, [F.col(n).eqNullSafe(F.col(f"_t_{n}")) for n in dataset.identity])
@@ -491,7 +558,7 @@ def against(staged: DataFrame, silver: DataFrame, dataset: Dataset, few: bool = 
         same, older = F.lit(True), F.lit(False)
     first = F.col("_outcome") == "insert"
     outcome = (
-        F.when(found & same & F.col("_outcome").isin("insert", "superseded"), F.lit("duplicate"))
+        F.when(found & same & comparable(), F.lit("duplicate"))
         .when(first & found & older, F.lit("superseded"))
         .when(first & found, F.lit("update"))
         .otherwise(F.col("_outcome"))

@@ -1,0 +1,155 @@
+"""What people say of the anomalies: released or confirmed, and what that tells of the models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from drivetrain import ops, quarantine, sqltext
+from drivetrain.anomaly.flow import REVIEWED
+from drivetrain.anomaly.thresholds import Proposal, propose
+from drivetrain.contracts import Dataset
+from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.sink import Txn
+
+if TYPE_CHECKING:
+    from drivetrain.pipeline import Pipeline
+
+Label = Literal["released", "confirmed"]
+COLUMNS: Final = (
+    "anomaly_id", "dataset", "version", "stage", "score", "threshold", "features", "reason", "removed", "_file",
+    "_block", "_line", "_load", "run", "at",
+)  # fmt: skip
+IDS: Final = re.compile(r"[0-9a-f]{32}(,[0-9a-f]{32})*")
+WEEK: Final = "date_trunc('week', at)"
+MOST_LABELS: Final = 100_000
+WANTED: Final = 0.9  # precision at which a threshold is proposed
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Of a version's anomalies of a week those that people have judged: how many they confirmed and released."""
+
+    version: int
+    week: str
+    flagged: int
+    confirmed: int
+    released: int
+
+    @property
+    def precision(self) -> float | None:
+        said = self.confirmed + self.released
+        return self.confirmed / said if said else None
+
+
+def entries(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
+    """Each anomaly of the loads that silver has, with its newest label, null where nobody has said anything; without
+    rows that came before, and are nowhere.
+
+    Raises:
+        DrivetrainError: no model has flagged a row yet.
+    """
+    table = pipeline.table("ops", "anomalies")
+    if not table.exists():
+        fix = f"{pipeline.conf.command('anomalies')} list shows the models; in shadow they only count"
+        raise DrivetrainError(Problem("anomalies", dataset.name, "no row has been flagged yet", fix))
+    done = pipeline.table("silver", dataset.name).last_txn(dataset.name)
+    there = (F.col("dataset") == dataset.name) & (F.col("_load") <= done) & F.col("outcome").isin(*REVIEWED)
+    mine = table.read().where(there).select(*COLUMNS)
+    return mine.join(newest_labels(pipeline, dataset), "anomaly_id", "left")
+
+
+def newest_labels(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
+    """anomaly_id, label."""
+    table = pipeline.table("ops", "labels")
+    if not table.exists():
+        return pipeline.spark.createDataFrame([], "anomaly_id string, label string")
+    mine = table.read().where(F.col("dataset") == dataset.name)
+    return mine.groupBy("anomaly_id").agg(F.max_by("label", "at").alias("label"))
+
+
+def label(pipeline: Pipeline, dataset: Dataset, which: str, said: Label) -> int:
+    """Say it of the anomalies that have these ids, parted by commas, or fulfil the SQL condition. Returns how many
+    those are. Removed rows that are released go into silver with the next ``batch --requeue``, once.
+
+    Raises:
+        DrivetrainError: the condition is none, or names a column that anomalies do not have.
+    """
+    found = entries(pipeline, dataset).where(condition(which, said)).where(~F.col("label").eqNullSafe(said))
+    run = {"run": pipeline.outcome.run}
+    chosen = found.select(
+        "anomaly_id", "dataset", "version", "score", F.lit(said).alias("label"), F.lit(ops.now()).alias("at"),
+        F.lit(pipeline.outcome.run).alias("run"),
+    ).persist()  # fmt: skip
+    try:
+        count = chosen.count()
+        if count:
+            _move(pipeline, chosen, said)  # first, as without a label it is asked for again
+            txn = Txn(f"label:{dataset.name}:{pipeline.outcome.run}:{said}", 1)
+            pipeline.table("ops", "labels").append(chosen, txn, run, {})
+        return count
+    finally:
+        chosen.unpersist()
+
+
+def condition(which: str, said: str) -> str:
+    """Ids or a condition as SQL.
+
+    Raises:
+        DrivetrainError: as `label`.
+    """
+    if IDS.fullmatch(which):
+        return f"anomaly_id IN ({', '.join(repr(one) for one in which.split(','))})"
+    known = (*COLUMNS, "label")
+    try:
+        unknown = [name for name in sqltext.columns(which) if name not in known]
+        if unknown:
+            raise sqltext.SqlProblem(f"anomalies have no column {unknown[0]!r}; they have {', '.join(known)}")
+    except sqltext.SqlProblem as problem:
+        fix = 'write ids parted by commas, or e.g. "score < 0.6 AND _load = 12"'
+        raise DrivetrainError(Problem("sql", f"--{said}", str(problem), fix)) from None
+    return which
+
+
+def _move(pipeline: Pipeline, chosen: DataFrame, said: Label) -> None:
+    """The same rows in quarantine, as far as they have not gone on from there."""
+    if not pipeline.quarantine.exists():
+        return
+    state = {"released": "released", "confirmed": "confirmed"}[said]
+    ids = chosen.select(F.col("anomaly_id").alias("quarantine_id"))
+    held = pipeline.quarantine.read().where("state IN ('open', 'confirmed', 'released')")
+    rows = held.join(F.broadcast(ids), "quarantine_id", "left_semi").withColumn("state", F.lit(state))
+    txn = Txn(f"review:{pipeline.outcome.run}:{said}", 1)
+    pipeline.quarantine.merge(
+        rows.select(*quarantine.COLUMNS), ["quarantine_id"], txn, {"run": pipeline.outcome.run}
+    )
+
+
+def precision(pipeline: Pipeline, dataset: Dataset) -> list[Precision]:
+    """By version and week of the verdict, oldest first."""
+    counts = [F.count(F.lit(1)), F.count_if(F.col("label") == "confirmed"), F.count_if(F.col("label") == "released")]
+    week = F.date_format(F.expr(WEEK), "yyyy-MM-dd").alias("week")
+    rows = entries(pipeline, dataset).groupBy("version", week).agg(*counts).orderBy("version", "week").collect()
+    return [Precision(*row) for row in rows]
+
+
+def proposal(pipeline: Pipeline, dataset: Dataset, version: int) -> Proposal:
+    """Whether another threshold would do better on what people have labelled of a version's anomalies."""
+    said = entries(pipeline, dataset).where((F.col("version") == version) & F.col("label").isNotNull())
+    rows = said.select("score", "label", "threshold").orderBy(F.desc("at")).limit(MOST_LABELS).collect()
+    scores = np.array([row["score"] for row in rows], np.float64)
+    confirmed = np.array([row["label"] == "confirmed" for row in rows], np.bool_)
+    return propose(scores, confirmed, max((row["threshold"] for row in rows), default=0.0), WANTED)
+
+
+def examples(pipeline: Pipeline, dataset: Dataset, most: int) -> Sequence[tuple[object, ...]]:
+    """Those that nobody has judged, the strangest first."""
+    waiting = entries(pipeline, dataset).where("label IS NULL").orderBy(F.desc("score"), "anomaly_id").limit(most)
+    columns = ("anomaly_id", "version", F.round("score", 4), "removed", "reason", "_file", "_line")
+    return [tuple(row) for row in waiting.select(*columns).collect()]
