@@ -172,7 +172,7 @@ def test_a_full_queue_is_told(client: Hadoop, cluster: Any) -> None:
             "am-container-spec": {"commands": {"command": "sleep 300"}},
             "resource": {"memory": QUARTER_MB, "vCores": 1},
         })  # fmt: skip
-        until(lambda: ask(f"/apps/{new}", method="GET")["app"]["state"] == "RUNNING")
+        until(lambda: ask(f"/apps/{new}", method="GET")["app"]["allocatedMB"] >= QUARTER_MB)
         assert client.check_queue("adhoc") == "queue adhoc is full: the job waits there until others end"
         assert client.check_queue("critical") is None
     finally:
