@@ -121,10 +121,9 @@ def _move(pipeline: Pipeline, chosen: DataFrame, said: Label) -> None:
     """The same rows in quarantine, as far as they have not gone on from there."""
     if not pipeline.quarantine.exists():
         return
-    state = {"released": "released", "confirmed": "confirmed"}[said]
     ids = chosen.select(F.col("anomaly_id").alias("quarantine_id"))
     held = pipeline.quarantine.read().where("state IN ('open', 'confirmed', 'released')")
-    rows = held.join(F.broadcast(ids), "quarantine_id", "left_semi").withColumn("state", F.lit(state))
+    rows = held.join(F.broadcast(ids), "quarantine_id", "left_semi").withColumn("state", F.lit(said))
     txn = Txn(f"review:{pipeline.outcome.run}:{said}", 1)
     pipeline.quarantine.merge(
         rows.select(*quarantine.COLUMNS), ["quarantine_id"], txn, {"run": pipeline.outcome.run}
