@@ -42,7 +42,6 @@ SEEDS = [int(seed) for seed in (ASKED or "1").split(",")]
 when_asked = pytest.mark.skipif(not ASKED, reason="it takes minutes for each seed: KILL_SEEDS=1,2,3 runs it")
 HOWS = ("java", "python", "both")
 BACKEND = "YarnCoarseGrainedExecutorBackend"
-Rows = Callable[[int], Any]
 on_the_broker = pytest.mark.timeout(1500)
 
 
@@ -449,17 +448,16 @@ def restart(one: Fed) -> None:
         one.take(second, number)
 
 
-def uncompared(log: Table, dataset: str, after: End, rows: Rows, metadata: dict[str, Any], then: End) -> None:
+def uncompared(log: Table, dataset: str, after: End, rows: Any, metadata: dict[str, Any], then: End) -> None:
     """Append, wherever the log ends."""
-    _append(log, Txn(uuid4().hex, 1), rows(then.number), metadata, then)
+    _append(log, Txn(uuid4().hex, 1), rows, metadata, then)
 
 
-def by_batch(log: Table, dataset: str, after: End, rows: Rows, metadata: dict[str, Any], then: End) -> None:
+def by_batch(log: Table, dataset: str, after: End, rows: Any, metadata: dict[str, Any], then: End) -> None:
     """Append once for each number of a micro-batch, the usual way in a foreachBatch."""
     assert then.mark
-    made = rows(then.number)
-    made.write.format("noop").mode("overwrite").save()  # what Delta leaves out is never counted
-    _append(log, Txn("stream", then.mark.batch), made, metadata, then)
+    rows.write.format("noop").mode("overwrite").save()  # what Delta leaves out is never counted
+    _append(log, Txn("stream", then.mark.batch), rows, metadata, then)
 
 
 def _append(log: Table, txn: Txn, rows: Any, metadata: dict[str, Any], then: End) -> None:
