@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broker import Broker
@@ -24,6 +25,10 @@ settings.load_profile("here")
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = Path(os.environ.get("DRIVETRAIN_HOME", ROOT / ".drivetrain"))
+
+
+# Tables of a few rows: compiling costs more than it saves. What tests start as processes runs as it is delivered.
+INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 
 
 class Daemons:
@@ -71,6 +76,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     settings = {
         "spark.jars": ",".join(map(str, jars)),
         "spark.driver.memory": "4g",
+        "spark.driver.extraJavaOptions": "-XX:+UseParallelGC -Xms2g -Xmn1g",
+        **INTERPRETED,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.sql.shuffle.partitions": "2",
@@ -90,6 +97,16 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="module")
+def compiled(spark: Any) -> Iterator[None]:
+    """For a module whose tables have more than a few rows."""
+    for key, value in zip(INTERPRETED, ("true", "FALLBACK"), strict=True):
+        spark.conf.set(key, value)
+    yield
+    for key, value in INTERPRETED.items():
+        spark.conf.set(key, value)
 
 
 @pytest.fixture

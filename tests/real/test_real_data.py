@@ -44,7 +44,7 @@ class Loaded:
 
 
 @pytest.fixture(scope="module")
-def loaded(spark: Any, run_real: Any, landing: Path, retail_days: Sequence[Path]) -> Loaded:
+def loaded(spark: Any, compiled: None, run_real: Any, landing: Path, retail_days: Sequence[Path]) -> Loaded:
     for day in retail_days[:FIRST_DAYS]:
         shutil.copy(day, landing / "online_retail")
     first = run_real()

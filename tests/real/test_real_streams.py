@@ -105,15 +105,10 @@ def send(broker: Any, topic: str, events: Sequence[Event], key: str) -> None:
     assert producer.flush(60) == 0
 
 
-BY_DEFAULT = ("crash reports", "incident log")
-WHEN_ASKED = pytest.mark.skipif(not os.environ.get("LONG"), reason="541,909 messages take minutes: LONG=1 sends them")
-
-
-@pytest.mark.parametrize(
-    "name", [*BY_DEFAULT, *[pytest.param(name, marks=WHEN_ASKED) for name in FEEDS if name not in BY_DEFAULT]]
-)
+@pytest.mark.skipif(not os.environ.get("LONG"), reason="so many messages take minutes for each feed: LONG=1 sends them")
+@pytest.mark.parametrize("name", FEEDS)
 def test_the_tables_of_a_stream_are_those_of_the_batch(
-    spark: Any, tmp_path: Path, broker: Any, landing: Path, retail_days: Sequence[Path], name: str
+    spark: Any, compiled: None, tmp_path: Path, broker: Any, landing: Path, retail_days: Sequence[Path], name: str
 ) -> None:
     feed, files, topics = FEEDS[name], dict[str, list[Path]](), dict[str, str]()
     for folder in set(feed.folders.values()):
