@@ -10,7 +10,7 @@ from drivetrain.contracts import Conf, Dataset
 from drivetrain.errors import DrivetrainError, Problem
 
 if TYPE_CHECKING:
-    from drivetrain.anomaly.fit import Comparison
+    from drivetrain.anomaly.fit import Comparison, Result
     from drivetrain.pipeline import Pipeline
 
 SHOWN = 20
@@ -38,10 +38,17 @@ def arguments() -> argparse.ArgumentParser:
     said.add_argument("--list", action="store_true", help="as without")
     said.add_argument("--release", metavar="WHICH", help="ids parted by commas, or a condition: no anomaly, take it in")
     said.add_argument("--confirm", metavar="WHICH", help="as --release: an anomaly")
+    recut = do.add_parser("recut", help="the same forest with another threshold; it begins in the shadow")
+    recut.add_argument("dataset")
+    recut.add_argument("--version", type=int, help="(default: the model that judges now)")
+    recut.add_argument("--threshold", type=float, help="(default: what the reviewed rows propose)")
+    backtest = do.add_parser("backtest", help="which kind of forest finds the anomalies that are known")
+    backtest.add_argument("dataset")
+    backtest.add_argument("--truth", required=True, metavar="CONDITION", help="SQL: silver's rows that are anomalies")
     drift = do.add_parser("drift", help="how far what is judged has moved from the reference")
     drift.add_argument("datasets", nargs="*")
     drift.add_argument("--refit", action="store_true", help="where a model is stale, fit another into the shadow")
-    for one in (promote, back):
+    for one in (promote, back, recut):
         one.add_argument("--why", default="", help="kept with the step")
     return parser
 
@@ -89,7 +96,10 @@ def fit(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace) 
 def fit_one(pipeline: Pipeline, dataset: Dataset) -> None:
     from drivetrain.anomaly import fit as fitting
 
-    found = fitting.fit(pipeline, dataset, "asked for")
+    say_fitted(pipeline, dataset, fitting.fit(pipeline, dataset, "asked for"))
+
+
+def say_fitted(pipeline: Pipeline, dataset: Dataset, found: Result) -> None:
     card, low, high = found.card, *found.card["interval"]
     print(f"{dataset.name}: model {found.version} of {card['rows']} rows, in the shadow; above"
           f" {card['threshold']:.4f} ({low or 0:.4f} to {high or 1:.4f}) lie {card['flagged']}")  # fmt: skip
@@ -160,6 +170,8 @@ def review(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespac
         proposed = reviewing.proposal(pipeline, dataset, version)
         better = f" with the threshold {proposed.proposed.threshold:.4f}" if proposed.proposed else ""
         print(f"model {version}: {proposed.why}{better}")
+        if proposed.proposed:
+            print(f"  Take it: {pipeline.conf.command('anomalies')} recut {dataset.name} --version {version}")
 
 
 def label(pipeline: Pipeline, dataset: Dataset, given: argparse.Namespace) -> None:
@@ -170,6 +182,33 @@ def label(pipeline: Pipeline, dataset: Dataset, given: argparse.Namespace) -> No
         return
     count = reviewing.label(pipeline, dataset, given.release, "released")
     print(f"released now: {count}; what was removed goes in by {pipeline.conf.command('batch')} --requeue")
+
+
+def recut(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace) -> None:
+    from drivetrain.anomaly import fit as fitting
+    from drivetrain.anomaly import look
+    from drivetrain.anomaly import review as reviewing
+
+    dataset = datasets[0]
+    version, value, why = look.chosen(pipeline, dataset, given.version), given.threshold, given.why
+    if value is None:
+        proposal = reviewing.proposal(pipeline, dataset, version)
+        if proposal.proposed is None:
+            fix = "review more rows, or give --threshold"
+            raise DrivetrainError(Problem("anomaly-threshold", dataset.name, f"model {version}: {proposal.why}", fix))
+        value, why = proposal.proposed.threshold, why or proposal.why
+    say_fitted(pipeline, dataset, fitting.recut(pipeline, dataset, version, value, why or "asked for"))
+    pipeline.write_ops()
+
+
+def backtest(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace) -> None:
+    from drivetrain.anomaly import look
+
+    found = look.tried(pipeline, datasets[0], given.truth)
+    anomaly = datasets[0].anomaly
+    wanted = "extended" if found.extended else "standard"
+    said = "as the contract has it" if anomaly and anomaly.kind == wanted else f"write kind: {wanted} in the contract"
+    print(f"{datasets[0].name}: {found}: {said}")
 
 
 def drift(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace) -> None:
@@ -195,7 +234,7 @@ def _percent(value: float | None) -> str:
 
 DO = {
     "fit": fit, "list": list_models, "promote": promote, "rollback": rollback, "score": score, "review": review,
-    "drift": drift,
+    "recut": recut, "backtest": backtest, "drift": drift,
 }  # fmt: skip
 
 

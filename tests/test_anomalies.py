@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import random
+import resource
 import shutil
+import signal
 import sys
 from dataclasses import replace
 from itertools import islice
@@ -309,6 +312,41 @@ def test_nothing_about_a_model_stops_a_load(spark: Any, tmp_path: Path, monkeypa
     assert pipeline.judge(one.conf("points")) is None and "the bytes of model 1 are gone" in str(pipeline.outcome)
 
 
+def dies(_: float) -> float:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0.0
+
+
+def hungers(_: float) -> float:
+    """Wants more memory than its limit allows, as spark.executor.pyspark.memory sets one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, hard))
+    try:
+        return float(len(bytearray(16 << 30)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.parametrize(("what", "said"), [(dies, "exited unexpectedly"), (hungers, "MemoryError")])
+def test_a_worker_that_is_lost_in_mid_score(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: Any, said: str
+) -> None:
+    """The load goes on without verdicts; the next is judged again."""
+    one = Judged(spark, tmp_path)
+    one.load(*rows(0, 400))
+    one.promote(one.fit(), "enforce")
+    lost = F.udf(what, "double")
+    one.bring(ODD[0], *rows(400, 50))
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "scored", lambda _, rows, *more, **named: rows.withColumn("_score", lost("_score")))
+        outcome = one.run()
+    (problem,) = outcome.problems
+    assert problem.code == "not-judged" and said in problem.what and one.odd() == ["odd1"]
+    one.load(ODD[1], *rows(450, 50))
+    assert one.odd() == ["odd1"] and one.rows("ops/verdicts", "judged", "removed") == [(51, 1)]
+    one.nothing_is_lost("points")
+
+
 def test_a_model_that_does_not_fit_judges_nobody(spark: Any, tmp_path: Path) -> None:
     one = Judged(spark, tmp_path)
     one.load(*rows(0, 300))
@@ -392,8 +430,24 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
     one.bring(*[(f"m{n}", "A", 60 + n / 100, 60) for n in range(100)])
     assert one.run().problems == []
     assert "(2, " in (told := do("review", "points")) and ", 100, 0, 0, '')" in told
+    with pytest.raises(DrivetrainError, match="0 reviewed rows are too few"):
+        do("recut", "points")
+    job.label(pipeline := one.pipeline(), one.conf("points"), job.arguments().parse_args(
+        ["review", "points", "--confirm", "reason LIKE '%x 60.%'"]))  # fmt: skip
+    assert "confirmed now: 100" in capsys.readouterr().out and not pipeline.outcome.problems
+    assert "0.5" in (told := do("review", "points")) and "100, 100, 0, '100%'" in told
+    told = do("recut", "points", "--threshold", "0.5", "--why", "labels")
+    assert "model 4 of 300 rows, in the shadow; above 0.5000 (0.5000 to 0.5000) lie" in told and "model 2" in told
+    model = Fitted(one.registry.model("points", 4)).model
+    assert model.thresholds[ALL].value == 0.5 and model.card["recut"]["of"] == 2
+    with pytest.raises(DrivetrainError, match="no threshold is 1"):
+        do("recut", "points", "--threshold", "1")
+    assert "mean of 10 seeds: as the contract has it" in do("backtest", "points", "--truth", "x > 50")
+    for wrong, said in (("z > 1", "has no column 'z'"), ("x > 5000", "needs both sorts of rows")):
+        with pytest.raises(DrivetrainError, match=said):
+            do("backtest", "points", "--truth", wrong)
     assert "It is stale" in do("drift")
-    assert "model 4" in do("drift", "points", "--refit")
+    assert "model 5" in do("drift", "points", "--refit")
     assert "model 2 is withdrawn, now in retired" in do("rollback", "points")
     with pytest.raises(DrivetrainError, match="there is no model 9"):
         do("promote", "points", "9", "--stage", "enforce")

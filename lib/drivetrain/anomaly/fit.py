@@ -18,7 +18,7 @@ from drivetrain import ops
 from drivetrain.anomaly import features as encoding
 from drivetrain.anomaly import grow, reference
 from drivetrain.anomaly.distribution import count_feature, intervals, of_feature
-from drivetrain.anomaly.features import Encoder, Feature
+from drivetrain.anomaly.features import Encoder, Encoding, Feature
 from drivetrain.anomaly.forest import Floats
 from drivetrain.anomaly.judge import check_expressions
 from drivetrain.anomaly.modelfile import Model, Reference, dump
@@ -73,6 +73,36 @@ def fit(pipeline: Pipeline, dataset: Dataset, why: str) -> Result:
         sample = sampled(silver.read(version), dataset)
         model = fitted(sample, anomaly, version, {"dataset": dataset.name, "run": pipeline.outcome.run})
         step.rows = sample.num_rows
+    return _kept(pipeline, dataset, model, sample, why)
+
+
+def recut(pipeline: Pipeline, dataset: Dataset, version: int, value: float, why: str) -> Result:
+    """The forest of a version with another threshold, in the shadow as a version of its own; compared with the one that
+    acts over silver's reference window of now.
+
+    Raises:
+        DrivetrainError: there is no such model, it does not fit the contract, no score can lie above the threshold, or
+            silver has no rows of the reference.
+    """
+    if not 0 < value < 1:
+        what, fix = f"no threshold is {value:g}: scores lie between 0 and 1", "anomalies review shows some"
+        raise DrivetrainError(Problem("anomaly-threshold", dataset.name, what, fix))
+    model = pipeline.judges.fitted(dataset, version).model
+    with pipeline.step("fit", dataset.name) as step:
+        silver = pipeline.table("silver", dataset.name)
+        sample = sampled(silver.read(silver.version()), dataset)
+        step.rows = sample.num_rows
+    before = model.thresholds[ALL]
+    card = {
+        **model.card, "run": pipeline.outcome.run, "at": ops.now().isoformat(), "threshold": value,
+        "interval": [value, value], "flagged": int((scores(model, sample) > value).sum()),
+        "recut": {"of": version, "threshold": before.value},
+    }  # fmt: skip
+    cut = replace(before, value=value, low=value, high=value)
+    return _kept(pipeline, dataset, replace(model, thresholds={ALL: cut}, card=card), sample, why)
+
+
+def _kept(pipeline: Pipeline, dataset: Dataset, model: Model, sample: pa.Table, why: str) -> Result:
     card = json.dumps(model.card, sort_keys=True)
     number = pipeline.judges.registry.add(dataset.name, dump(model, key(pipeline)), card, pipeline.outcome.run, why)
     return Result(number, model.card, compared(pipeline, dataset, model, sample))
@@ -100,8 +130,7 @@ def sampled(rows: DataFrame, dataset: Dataset) -> pa.Table:
 
 def fitted(sample: pa.Table, anomaly: Anomaly, version: int, card: Mapping[str, Any]) -> Model:
     """A model of the rows of ``sample``, which is of silver's ``version``."""
-    wanted = [Feature(one.name, one.kind, one.part, personal=not one.is_open) for one in anomaly.features]
-    encoded = encoding.fit(wanted, sample)
+    encoded = encoder(sample, anomaly)
     columns = encoded.columns(sample)
     grown = grow.extended if anomaly.kind == "extended" else grow.isolation
     forest = grown(np.column_stack(columns), trees=anomaly.trees, rows=anomaly.sample, seed=anomaly.seed)
@@ -120,6 +149,11 @@ def fitted(sample: pa.Table, anomaly: Anomaly, version: int, card: Mapping[str, 
         forest, encoded, str(version), {ALL: cut}, ranges_of(encoded, columns), references,
         Reference(bins, tuple(bins.count(scores).tolist())), said,
     )  # fmt: skip
+
+
+def encoder(sample: pa.Table, anomaly: Anomaly) -> Encoding:
+    wanted = [Feature(one.name, one.kind, one.part, personal=not one.is_open) for one in anomaly.features]
+    return encoding.fit(wanted, sample)
 
 
 def cut_at(scores: Floats, anomaly: Anomaly) -> Threshold:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from drivetrain import sqltext
 from drivetrain.anomaly import drift, udf
+from drivetrain.anomaly.backtest import Choice, choose
 from drivetrain.anomaly.distribution import Drift
-from drivetrain.anomaly.fit import sampled, scores
+from drivetrain.anomaly.fit import encoder, sampled, scores
 from drivetrain.anomaly.judge import features, taken
-from drivetrain.anomaly.udf import Fitted
+from drivetrain.anomaly.reference import some
+from drivetrain.anomaly.udf import Fitted, kernel
 from drivetrain.anomaly.worker import SCORE
 from drivetrain.contracts import Dataset
 from drivetrain.errors import DrivetrainError, Problem
@@ -21,6 +26,9 @@ from drivetrain.session import carefully
 
 if TYPE_CHECKING:
     from drivetrain.pipeline import Pipeline
+
+TRIED: Final = 50_000  # rows of each sort
+SEEDS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -90,14 +98,63 @@ def moved(pipeline: Pipeline, dataset: Dataset) -> Moved:
     return Moved(number, report.rate, report.stale, (*report.features, report.scores))
 
 
-def _model(pipeline: Pipeline, dataset: Dataset, version: int | None) -> tuple[int, Fitted]:
+def tried(pipeline: Pipeline, dataset: Dataset, truth: str) -> Choice:
+    """Which sort of forest finds silver's anomalies that are known: the rows for which the SQL condition holds.
+
+    Raises:
+        DrivetrainError: the condition is none or names a column that silver does not have; silver has no rows of the
+            reference, or it holds for none of them, or for all.
+    """
+    anomaly, rows = dataset.anomaly, _silver(pipeline, dataset)
+    assert anomaly
+    _check_condition(truth, dataset)
+    is_odd = F.coalesce(F.expr(truth).try_cast("boolean"), F.lit(False))
+
+    def found(careful: bool) -> list[pa.Table]:
+        wanted = rows.where(taken(dataset, careful))
+        sorts = [wanted.where(is_odd), wanted.where(~is_odd)]
+        return [some(one, dataset, features(dataset, careful), one.count(), TRIED) for one in sorts]
+
+    sample = sampled(rows, dataset)
+    odd, usual = carefully(found)
+    encoded = encoder(sample, anomaly)
+    reference, known = (
+        np.column_stack(encoded.columns(one)) for one in (sample, pa.concat_tables([odd, usual]))
+    )
+    labels = np.arange(len(known)) < odd.num_rows
+    return choose(
+        reference, known, labels, trees=anomaly.trees, size=anomaly.sample, seeds=range(SEEDS), code=kernel()
+    )
+
+
+def _check_condition(truth: str, dataset: Dataset) -> None:
+    known = [column.name for column in dataset.columns]
+    try:
+        if unknown := [name for name in sqltext.columns(truth) if name not in known]:
+            raise sqltext.SqlProblem(f"{dataset.name} has no column {unknown[0]!r}; it has {', '.join(known)}")
+    except sqltext.SqlProblem as problem:
+        fix = "write a condition that holds for the known anomalies, as order_id IN ('a', 'b')"
+        raise DrivetrainError(Problem("sql", "--truth", str(problem), fix)) from None
+
+
+def chosen(pipeline: Pipeline, dataset: Dataset, version: int | None) -> int:
+    """That version, by default the one that judges.
+
+    Raises:
+        DrivetrainError: there is no such model.
+    """
     history = pipeline.judges.registry.history(dataset.name)
-    if version is None:
-        if (standing := history.judging) is None:
-            fix = f"{pipeline.conf.command('anomalies')} fit {dataset.name}"
-            raise DrivetrainError(Problem("model-unknown", dataset.name, "no model judges it", fix))
-        version = standing.version
-    return version, pipeline.judges.fitted(dataset, history.checked(version))
+    if version is not None:
+        return history.checked(version)
+    if (standing := history.judging) is None:
+        fix = f"{pipeline.conf.command('anomalies')} fit {dataset.name}"
+        raise DrivetrainError(Problem("model-unknown", dataset.name, "no model judges it", fix))
+    return standing.version
+
+
+def _model(pipeline: Pipeline, dataset: Dataset, version: int | None) -> tuple[int, Fitted]:
+    number = chosen(pipeline, dataset, version)
+    return number, pipeline.judges.fitted(dataset, number)
 
 
 def _silver(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
