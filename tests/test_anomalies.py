@@ -312,33 +312,35 @@ def test_nothing_about_a_model_stops_a_load(spark: Any, tmp_path: Path, monkeypa
     assert pipeline.judge(one.conf("points")) is None and "the bytes of model 1 are gone" in str(pipeline.outcome)
 
 
-def dies(_: float) -> float:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return 0.0
+def losing(how: str) -> Any:
+    """A UDF in whose midst the worker is killed, or wants more memory than its limit allows, as
+    spark.executor.pyspark.memory sets one."""
+
+    def lose(score: float) -> float:  # within, as workers know nothing of this module
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, hard))
+        try:
+            return float(len(bytearray(16 << 30)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+    return F.udf(lose, "double")
 
 
-def hungers(_: float) -> float:
-    """Wants more memory than its limit allows, as spark.executor.pyspark.memory sets one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, hard))
-    try:
-        return float(len(bytearray(16 << 30)))
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-@pytest.mark.parametrize(("what", "said"), [(dies, "exited unexpectedly"), (hungers, "MemoryError")])
+@pytest.mark.parametrize(("how", "said"), [("killed", "exited unexpectedly"), ("full", "MemoryError")])
 def test_a_worker_that_is_lost_in_mid_score(
-    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: Any, said: str
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, said: str
 ) -> None:
     """The load goes on without verdicts; the next is judged again."""
     one = Judged(spark, tmp_path)
     one.load(*rows(0, 400))
     one.promote(one.fit(), "enforce")
-    lost = F.udf(what, "double")
+    lost = losing(how)
     one.bring(ODD[0], *rows(400, 50))
     with monkeypatch.context() as patch:
-        patch.setattr(Judge, "scored", lambda _, rows, *more, **named: rows.withColumn("_score", lost("_score")))
+        patch.setattr(Judge, "scored", lambda _, rows, *more, **named: rows.withColumn("_score", lost("_line")))
         outcome = one.run()
     (problem,) = outcome.problems
     assert problem.code == "not-judged" and said in problem.what and one.odd() == ["odd1"]
@@ -372,7 +374,7 @@ def test_a_model_that_does_not_fit_judges_nobody(spark: Any, tmp_path: Path) -> 
 
 
 def test_scores_are_a_rows_own(spark: Any, tmp_path: Path) -> None:
-    """They depend on neither partitions, order nor batch size, and are the same by pandas and by Arrow."""
+    """They depend on neither partitions, order nor batch size, and are the pipeline's."""
     one = Judged(spark, tmp_path)
     one.load(*rows(0, 500))
     version = one.fit()
@@ -433,9 +435,9 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
     with pytest.raises(DrivetrainError, match="0 reviewed rows are too few"):
         do("recut", "points")
     job.label(pipeline := one.pipeline(), one.conf("points"), job.arguments().parse_args(
-        ["review", "points", "--confirm", "reason LIKE '%x 60.%'"]))  # fmt: skip
+        ["review", "points", "--confirm", "score > 0.5"]))  # fmt: skip
     assert "confirmed now: 100" in capsys.readouterr().out and not pipeline.outcome.problems
-    assert "0.5" in (told := do("review", "points")) and "100, 100, 0, '100%'" in told
+    assert "100, 100, 0, '100%'" in (told := do("review", "points")) and "model 2: the threshold in force" in told
     told = do("recut", "points", "--threshold", "0.5", "--why", "labels")
     assert "model 4 of 300 rows, in the shadow; above 0.5000 (0.5000 to 0.5000) lie" in told and "model 2" in told
     model = Fitted(one.registry.model("points", 4)).model
@@ -454,7 +456,8 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
 
 
 def test_events_of_any_year_are_scored_and_none_of_the_future_sets_the_window(spark: Any, tmp_path: Path) -> None:
-    """By pandas as by Arrow, which sends a model to the executors once; the window's rows are the same however cut."""
+    """By `scorer` as by `teller`, which send a model to the executors once; the window's rows are the same however
+    cut."""
     tiny = Tiny(spark, tmp_path)
     columns = {"id": KEY, "day": {"logicalType": "date"}, "at": {"logicalType": "timestamp"}, "open": {}}
     wanted = {"features": ["day", "at"], "reference": {"days": 1}, "where": "open = 'yes'", "share": 0.01}
@@ -473,8 +476,8 @@ def test_events_of_any_year_are_scored_and_none_of_the_future_sets_the_window(sp
     model = fit.fitted(sample, dataset.anomaly, 0, {})  # type: ignore[arg-type]
     every = {ALL: dataclasses.replace(model.thresholds[ALL], value=0.0)}
     one = Fitted(dump(dataclasses.replace(model, thresholds=every)))
-    by_pandas, by_arrow = scorer(spark, one), udf.teller(spark, one)
-    found = rows.select("id", by_pandas("day", "at").alias("score"), by_arrow("day", "at").alias("told")).collect()
+    score, tell = scorer(spark, one), udf.teller(spark, one)
+    found = rows.select("id", score("day", "at").alias("score"), tell("day", "at").alias("told")).collect()
     assert len(found) == 3004 and all(row["score"] == row["told"]["score"] for row in found)
     reasons = {row["id"]: row["told"]["reason"] for row in found if row["id"].startswith("odd")}
     assert "10000-01-01 is above all" in reasons["odd2"] and "0000-01-01 is below all" in reasons["odd0"]

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from test_fit import dataset, sample
-from tiny import KEY, Tiny
 
 from drivetrain.anomaly import drift, udf, worker
 from drivetrain.anomaly.fit import fitted
@@ -71,19 +70,6 @@ def test_rows_without_values_are_told_as_such(tmp_path: Path) -> None:
     empty, odd = one.tell({"x": pa.array([None, 99.0])}).to_pylist()
     assert empty["reason"] == "all of its features are missing" and empty["features"] == []
     assert odd["features"] == ["x"] and odd["reason"].startswith("x 99 is above all")
-
-
-def test_days_and_microseconds_are_dates_and_timestamps_again(tmp_path: Path) -> None:
-    tiny = Tiny(None, tmp_path)
-    columns = {"id": KEY, "d": {"logicalType": "date"}, "t": {"logicalType": "timestamp"}}
-    tiny.dataset("times", columns, anomaly={"features": ["d", "t"]})
-    wanted = tiny.conf("times").anomaly
-    assert wanted
-    days, micros = pa.array([-719528, 2932897, None], pa.int32()), pa.array([-(10**17), 10**18, None], pa.int64())
-    rows = pa.table({"d": days.cast(pa.date32()), "t": micros.cast(pa.timestamp("us", "UTC"))})
-    one = worker.Loaded(dump(fitted(rows, wanted, 1, {})), kernel())
-    found = one.dated((days.to_pandas(), micros.to_pandas()))
-    assert all(column.equals(rows[name].combine_chunks()) for name, column in found.items()) and len(found) == 2
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o777])

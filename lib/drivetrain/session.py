@@ -36,12 +36,24 @@ UNCOMPUTABLE: Final = (
     "java.lang.ArithmeticException", "java.time.DateTimeException", "java.lang.IllegalArgumentException",
 )  # fmt: skip
 
+TRACEBACK: Final = "Traceback (most recent call last):"
+
 
 def reason(failure: Exception) -> str:
     """What one of FAILURES says, and what caused it in the first place, on one line."""
     said = [text for _, text in causes(failure)]
-    first, last = (said[i].strip().split("\n")[0].split(" SQLSTATE")[0] for i in (0, -1))
+    first, last = (_told(said[i]) for i in (0, -1))
     return (first if last in first else f"{first} {last}")[:500]
+
+
+def _told(text: str) -> str:
+    """A message's first line; of a Python worker's traceback what that ends with."""
+    lines = [line.split(" SQLSTATE")[0] for line in text.strip().split("\n")]
+    start, traceback, _ = lines[0].partition(TRACEBACK)
+    if not traceback:
+        return start
+    raised = [line for line in lines[1:] if line.strip() and not line.startswith((" ", "\t"))]
+    return start + (raised[0] if raised else "no more is known")
 
 
 def sql_state(failure: Exception) -> str | None:

@@ -4,7 +4,8 @@ Both score the same rows; each round runs every side in turn, and the medians of
 Casting and transposing to the kernel's blocks are within its time; of the job all that the JVM and its Python workers
 take from Parquet to the count of flagged rows, on two threads.
   sklearn_over_kernel   scikit-learn's rate / ours, at 10 features, float64 in rows (C order)
-  job_vs_floor          the public scorer / the same job with a pandas UDF that does nothing
+  job_vs_floor, job_vs_pandas_floor
+                        the public scorer / the same job with an Arrow, and a pandas, UDF that does nothing
   job_vs_sklearn_udf    the public scorer / the same job with a pandas UDF that loads scikit-learn's model once
   reasons_vs_floor, reasons_vs_sklearn_udf
                         the pipeline's UDF, which tells reasons of what it flags too / an Arrow UDF that does nothing,

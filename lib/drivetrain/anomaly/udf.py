@@ -1,7 +1,7 @@
 """A model on the executors: broadcast once, loaded once in a Python worker, the same scores in batch and stream.
 
-Workers import drivetrain.anomaly.worker and nothing of this. The pipeline takes Arrow arrays: only the features go to
-Python, and whatever else a row has stays where it is; `scorer` is for anyone, in any select.
+Workers import drivetrain.anomaly.worker and nothing of this. Only the features go to Python, as Arrow arrays, and
+whatever else a row has stays where it is; `scorer` is for anyone, in any select.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import pandas as pd
 import pyarrow as pa
 from pyspark.core.broadcast import Broadcast
 from pyspark.sql import Column, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import arrow_udf, pandas_udf
+from pyspark.sql.pandas.functions import arrow_udf
 
 from drivetrain.anomaly import modelfile
-from drivetrain.anomaly.features import Encoder
 from drivetrain.anomaly.modelfile import Model
 from drivetrain.anomaly.native import Code, code
 from drivetrain.anomaly.worker import ALL, loaded
@@ -73,28 +70,20 @@ def _is_private(folder: Path) -> bool:
 
 
 def scorer(spark: SparkSession, fitted: Fitted) -> Callable[..., Column]:
-    """A pandas UDF: a model's features, in its order, as columns or their names -> scores (double), of every row.
-
-    Dates and timestamps go to Python as numbers, as pandas' own lie between 1677 and 2262.
-    """
+    """An Arrow UDF: a model's features, in its order, as columns or their names -> scores (double), of every row."""
     shared, compiled = _shared(spark, fitted)
 
-    def score(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
+    def score(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
         model = loaded(shared.value, compiled.value)
         for given in batches:
-            yield pd.Series(model.score(model.dated(given)))
+            yield pa.array(model.score(model.columns(given)))
 
-    scored: Any = pandas_udf(score, "double")  # type: ignore[call-overload]
-    encoders = fitted.model.encoding.encoders
-    return lambda *columns: scored(*[_number(*pair) for pair in zip(encoders, columns, strict=True)])
-
-
-def _number(encoder: Encoder, column: Column | str) -> Column | str:
-    return {"date": F.unix_date, "timestamp": F.unix_micros}[encoder.time](column) if encoder.time else column
+    scored: Callable[..., Column] = arrow_udf(score, "double")  # type: ignore[call-overload]
+    return scored
 
 
 def teller(spark: SparkSession, fitted: Fitted) -> Any:
-    """As `scorer`, by Arrow, with the reasons of rows above the threshold: TOLD."""
+    """As `scorer`, with the reasons of rows above the threshold: TOLD."""
     shared, compiled = _shared(spark, fitted)
 
     def tell(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:

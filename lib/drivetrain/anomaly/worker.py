@@ -34,18 +34,6 @@ class Loaded:
         columns = given if isinstance(given, tuple) else (given,)
         return dict(zip(self.model.encoding.names, columns, strict=True))
 
-    def dated(self, given: Any) -> dict[str, Any]:
-        """As `columns`, of a batch in which dates and timestamps are days and microseconds since 1970."""
-        found = self.columns(given)
-        for encoder in self.model.encoding.encoders:
-            if encoder.time:
-                numbers = pa.array(found[encoder.feature.name], from_pandas=True).cast(pa.int64(), safe=False)
-                days = encoder.time == "date"
-                found[encoder.feature.name] = (
-                    numbers.cast(pa.int32()).cast(pa.date32()) if days else numbers.cast(pa.timestamp("us", "UTC"))
-                )
-        return found
-
     def score(self, data: Mapping[str, Any]) -> Floats:
         return self.scorer.score(self.model.encoding.columns(data))
 
@@ -53,7 +41,8 @@ class Loaded:
         """Of each row its score; of those above the threshold the features that isolated them, and why."""
         scores = self.score(data)
         flags = scores > self.model.thresholds[ALL].value
-        names, texts = self.told({name: column.filter(pa.array(flags)) for name, column in data.items()})
+        odd = pa.array(np.flatnonzero(flags))
+        names, texts = self.told({name: column.take(odd) for name, column in data.items()})
         places = pa.array(np.cumsum(flags) - 1, mask=~flags)  # a missing place gives a missing value
         columns = [pa.array(scores), names.take(places), texts.take(places)]
         return pa.StructArray.from_arrays(columns, ["score", "features", "reason"])
