@@ -151,6 +151,7 @@ def has(spark: Any, path: str) -> bool:
     return bool(there.getFileSystem(spark._jsc.hadoopConfiguration()).exists(there))
 
 
+@pytest.mark.skipif(not os.environ.get("LONG"), reason="it takes six minutes: LONG=1 runs it")
 def test_client_mode_through_the_loss_of_an_executor_and_of_nodes(
     spark: Any, cluster: Any, warehouse: str, started: Callable[..., Job], expected: dict[str, tuple[int, Any]]
 ) -> None:
