@@ -16,15 +16,8 @@ from drivetrain.sink import Txn
 
 def release(pipeline: Pipeline, condition: str) -> int:
     """Mark open rows that fulfil the SQL condition as released. Returns how many those are."""
-    known = list(quarantine.COLUMNS)
-    try:
-        unknown = [name for name in sqltext.columns(condition) if name not in known]
-        if unknown:
-            raise sqltext.SqlProblem(f"quarantine has no column {unknown[0]!r}; it has {', '.join(known)}")
-    except sqltext.SqlProblem as problem:
-        raise DrivetrainError(
-            Problem("sql", "--release", str(problem), "write e.g. \"dataset = 'orders' AND rule = 'bounds'\"")
-        ) from None
+    fix = "write e.g. \"dataset = 'orders' AND rule = 'bounds'\""
+    sqltext.check_condition(condition, list(quarantine.COLUMNS), "quarantine has", "--release", fix)
     _need_quarantine(pipeline)
     where = f"state = 'open' AND _load IS NOT NULL AND ({condition})"
     count = pipeline.quarantine.read().where(where).count()

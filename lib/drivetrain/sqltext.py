@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import sqlglot
@@ -10,6 +10,8 @@ from sqlglot import exp
 from sqlglot.errors import OptimizeError, ParseError, TokenError
 from sqlglot.lineage import Node, lineage
 from sqlglot.optimizer.qualify import qualify
+
+from drivetrain.errors import DrivetrainError, Problem
 
 DIALECT: Final = "spark"
 # Results that change from call to call make a replay differ from the run; the last ones reach outside of SQL.
@@ -50,6 +52,19 @@ def expression(text: str) -> exp.Expression:
 def columns(text: str) -> list[str]:
     """Names of the columns that an expression reads, in order of first use."""
     return list(dict.fromkeys(column.name for column in expression(text).find_all(exp.Column, bfs=False)))
+
+
+def check_condition(text: str, known: Sequence[str], has: str, option: str, fix: str) -> None:
+    """A condition that a person gave by an option; ``has`` is whose columns are known, as "quarantine has".
+
+    Raises:
+        DrivetrainError: it is none, or names a column that is not known.
+    """
+    try:
+        if unknown := [name for name in columns(text) if name not in known]:
+            raise SqlProblem(f"{has} no column {unknown[0]!r}; there are {', '.join(known)}")
+    except SqlProblem as problem:
+        raise DrivetrainError(Problem("sql", option, str(problem), fix)) from None
 
 
 def statements(text: str) -> tuple[list[str], str]:

@@ -64,13 +64,10 @@ def fit(pipeline: Pipeline, dataset: Dataset, why: str) -> Result:
         DrivetrainError: the contract has no anomaly, Spark does not know one of its expressions, or silver has no rows
             of the reference.
     """
-    anomaly, silver = _wanted(dataset), pipeline.table("silver", dataset.name)
+    anomaly = _wanted(dataset)
     check_expressions(pipeline.spark, dataset)
     with pipeline.step("fit", dataset.name) as step:
-        version = silver.version() if silver.exists() else -1
-        if version < 0:
-            raise _no_rows(dataset, "silver has no rows yet")
-        sample = sampled(silver.read(version), dataset)
+        version, sample = _reference_now(pipeline, dataset)
         model = fitted(sample, anomaly, version, {"dataset": dataset.name, "run": pipeline.outcome.run})
         step.rows = sample.num_rows
     return _kept(pipeline, dataset, model, sample, why)
@@ -89,8 +86,7 @@ def recut(pipeline: Pipeline, dataset: Dataset, version: int, value: float, why:
         raise DrivetrainError(Problem("anomaly-threshold", dataset.name, what, fix))
     model = pipeline.judges.fitted(dataset, version).model
     with pipeline.step("fit", dataset.name) as step:
-        silver = pipeline.table("silver", dataset.name)
-        sample = sampled(silver.read(silver.version()), dataset)
+        _, sample = _reference_now(pipeline, dataset)
         step.rows = sample.num_rows
     before = model.thresholds[ALL]
     card = {
@@ -100,6 +96,19 @@ def recut(pipeline: Pipeline, dataset: Dataset, version: int, value: float, why:
     }  # fmt: skip
     cut = replace(before, value=value, low=value, high=value)
     return _kept(pipeline, dataset, replace(model, thresholds={ALL: cut}, card=card), sample, why)
+
+
+def _reference_now(pipeline: Pipeline, dataset: Dataset) -> tuple[int, pa.Table]:
+    """Silver's version, and the sample of its reference window.
+
+    Raises:
+        DrivetrainError: silver has no rows of it.
+    """
+    silver = pipeline.table("silver", dataset.name)
+    version = silver.version() if silver.exists() else -1
+    if version < 0:
+        raise _no_rows(dataset, "silver has no rows yet")
+    return version, sampled(silver.read(version), dataset)
 
 
 def _kept(pipeline: Pipeline, dataset: Dataset, model: Model, sample: pa.Table, why: str) -> Result:

@@ -107,7 +107,9 @@ def tried(pipeline: Pipeline, dataset: Dataset, truth: str) -> Choice:
     """
     anomaly, rows = dataset.anomaly, _silver(pipeline, dataset)
     assert anomaly
-    _check_condition(truth, dataset)
+    fix = "write a condition that holds for the known anomalies, as order_id IN ('a', 'b')"
+    known = [column.name for column in dataset.columns]
+    sqltext.check_condition(truth, known, f"{dataset.name} has", "--truth", fix)
     is_odd = F.coalesce(F.expr(truth).try_cast("boolean"), F.lit(False))
 
     def found(careful: bool) -> list[pa.Table]:
@@ -118,23 +120,13 @@ def tried(pipeline: Pipeline, dataset: Dataset, truth: str) -> Choice:
     sample = sampled(rows, dataset)
     odd, usual = carefully(found)
     encoded = encoder(sample, anomaly)
-    reference, known = (
+    reference, scored = (
         np.column_stack(encoded.columns(one)) for one in (sample, pa.concat_tables([odd, usual]))
     )
-    labels = np.arange(len(known)) < odd.num_rows
+    labels = np.arange(len(scored)) < odd.num_rows
     return choose(
-        reference, known, labels, trees=anomaly.trees, size=anomaly.sample, seeds=range(SEEDS), code=kernel()
+        reference, scored, labels, trees=anomaly.trees, size=anomaly.sample, seeds=range(SEEDS), code=kernel()
     )
-
-
-def _check_condition(truth: str, dataset: Dataset) -> None:
-    known = [column.name for column in dataset.columns]
-    try:
-        if unknown := [name for name in sqltext.columns(truth) if name not in known]:
-            raise sqltext.SqlProblem(f"{dataset.name} has no column {unknown[0]!r}; it has {', '.join(known)}")
-    except sqltext.SqlProblem as problem:
-        fix = "write a condition that holds for the known anomalies, as order_id IN ('a', 'b')"
-        raise DrivetrainError(Problem("sql", "--truth", str(problem), fix)) from None
 
 
 def chosen(pipeline: Pipeline, dataset: Dataset, version: int | None) -> int:

@@ -106,14 +106,8 @@ def condition(which: str, said: str) -> str:
     """
     if IDS.fullmatch(which):
         return f"anomaly_id IN ({', '.join(repr(one) for one in which.split(','))})"
-    known = (*COLUMNS, "label")
-    try:
-        unknown = [name for name in sqltext.columns(which) if name not in known]
-        if unknown:
-            raise sqltext.SqlProblem(f"anomalies have no column {unknown[0]!r}; they have {', '.join(known)}")
-    except sqltext.SqlProblem as problem:
-        fix = 'write ids parted by commas, or e.g. "score < 0.6 AND _load = 12"'
-        raise DrivetrainError(Problem("sql", f"--{said}", str(problem), fix)) from None
+    fix = 'write ids parted by commas, or e.g. "score < 0.6 AND _load = 12"'
+    sqltext.check_condition(which, (*COLUMNS, "label"), "anomalies have", f"--{said}", fix)
     return which
 
 
