@@ -207,7 +207,7 @@ builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "fa
 builder = builder.config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
 builder = builder.config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
 spark = builder.enableHiveSupport().getOrCreate()
-for table in ("default.raw_unified_data", "etl_gold.daily_sales", "etl_silver.orders"):
+for table in ("default.unified_again", "again_gold.daily_sales", "again_silver.orders"):
     print(table, spark.table(table).count())
 """
 
@@ -215,7 +215,7 @@ for table in ("default.raw_unified_data", "etl_gold.daily_sales", "etl_silver.or
 def test_another_application_reads_the_tables_by_name(
     cluster: Any, expected: dict[str, tuple[int, Any]], tmp_path: Path
 ) -> None:
-    """With nothing of ours on its path but Delta; the tables are those of the first test of this file."""
+    """With nothing of ours on its path but Delta; the tables are those of the test above."""
     jars = Path(os.environ.get("DRIVETRAIN_HOME") or ROOT / ".drivetrain") / "jars"
     environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYSPARK_SUBMIT_ARGS")}
     delta = ",".join(str(jar) for jar in jars.glob("delta-*.jar"))
@@ -224,8 +224,8 @@ def test_another_application_reads_the_tables_by_name(
         capture_output=True, text=True,
     )  # fmt: skip
     counts = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
-    wanted = {"default.raw_unified_data": "unified", "etl_gold.daily_sales": "gold/daily_sales",
-              "etl_silver.orders": "silver/orders"}  # fmt: skip
+    wanted = {"default.unified_again": "unified", "again_gold.daily_sales": "gold/daily_sales",
+              "again_silver.orders": "silver/orders"}  # fmt: skip
     assert counts == {name: str(expected[table][0]) for name, table in wanted.items()}, done.stderr[-3000:]
 
 
