@@ -127,6 +127,16 @@ def test_a_file_of_several_splits(spark: Any, tmp_path: Path, monkeypatch: pytes
     assert found["small.csv", 0, 2] == ("1,2,x", None)
 
 
+def test_small_files_share_tasks(spark: Any, tmp_path: Path) -> None:
+    """A task writes a file: a hundred small ones in the feed do not become a hundred in the log; lines count in each."""
+    files = {f"{i:02}.csv": f"id,at,value\n{i},1,x\n{i},2,y\n".encode() for i in range(20)}
+    dataset, landed = feed(tmp_path, files)
+    with source.one_split_a_task(spark):
+        assert source.read(spark, dataset, landed).rdd.getNumPartitions() == spark.sparkContext.defaultParallelism
+    expected = {(name, 0, line): f"{int(name[:2])},{line - 1},{'_xy'[line - 1]}" for name in files for line in (2, 3)}
+    assert {place: raw for place, (raw, _) in records(spark, dataset, landed).items()} == expected
+
+
 def random_field(rng: random.Random) -> str:
     return "".join(rng.choice(['"', '""', "\n", "\n\n", ",", "a", "é", " ", "'"]) for _ in range(rng.randrange(6)))
 

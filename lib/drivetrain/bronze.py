@@ -50,7 +50,7 @@ def log_files(spark: SparkSession, files: Sequence[Intake], load: Load) -> DataF
     """One entry for each file or pull: what it was when it was read, as JSON in ``raw``."""
     rows = [("file", json.dumps(asdict(file)), file.name, file.layout) for file in files]
     entries = spark.createDataFrame(rows, "_entry string, raw string, _file string, _layout string")
-    entries = entries.select("*", *_load_columns(load))
+    entries = entries.coalesce(1).select("*", *_load_columns(load))
     return entries.select(_columns(entries))
 
 

@@ -52,6 +52,7 @@ from drivetrain.session import FAILURES, carefully, embedded, files_of, reason
 from drivetrain.sink import CONFLICT, NO_STATISTICS, Table, Txn, again, session_confs
 
 LEDGER = "ledger"
+FILES = ":files:"  # in the names of commits to quarantine that tell of files
 
 # Appends records to a dataset's log, with what the commit says, the records' layouts and their files; rows written.
 Append = Callable[[Dataset, DataFrame, Mapping[str, object], Mapping[str, Sequence[str]], Sequence[Intake]], int]
@@ -343,13 +344,16 @@ class Pipeline:
             files = [file for file in files if quarantine.file_id(dataset, file) not in ids]
         if files:
             rows = quarantine.of_files(self.spark, dataset, files, self.outcome.run)
-            txn = Txn(f"{dataset.name}:files:{self.outcome.run}:{len(self.outcome.notes)}", 1)
+            txn = Txn(f"{dataset.name}{FILES}{self.outcome.run}:{len(self.outcome.notes)}", 1)
             self.quarantine.append(rows, txn, {"run": self.outcome.run}, quarantine.PROPERTIES)
 
     def mark_loaded(self) -> None:
         """A file that was rejected once and has been taken since is no longer open in quarantine; nor is a folder that
         could not be listed, once a file of it has been taken."""
         if not self.steps.done or not self.quarantine.exists():
+            return
+        known = self.quarantine.txns_if_known()
+        if known is not None and not any(FILES in app for app in known):
             return
         open_ = self.quarantine.read().where("state = 'open' AND _load IS NULL")
         ids = []

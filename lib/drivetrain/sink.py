@@ -112,13 +112,19 @@ class Table:
         for _, metadata in islice(self.commits(), RECENT):
             if metadata.get("app") == app:
                 return int(metadata["number"])
-        snapshot = self._snapshot()
-        known = snapshot.setTransactionsIfKnown()
-        if known.isDefined():
-            numbers = (known.get().apply(i) for i in range(known.get().size()))
-            return next((int(txn.version()) for txn in numbers if txn.appId() == app), -1)
-        found = snapshot.transactions().get(app)
+        known = self.txns_if_known()
+        if known is not None:
+            return known.get(app, -1)
+        found = self._snapshot().transactions().get(app)
         return int(found.get()) if found.isDefined() else -1
+
+    def txns_if_known(self) -> dict[str, int] | None:
+        """The highest number of each app, where that is known without Spark jobs."""
+        known = self._snapshot().setTransactionsIfKnown()
+        if not known.isDefined():
+            return None
+        txns = (known.get().apply(i) for i in range(known.get().size()))
+        return {str(txn.appId()): int(txn.version()) for txn in txns}
 
     def metadata(self, version: int) -> dict[str, Any] | None:
         """What our commit of that version says of itself; None for a commit that is not ours, or is cleaned up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from drivetrain.contracts import Dataset
 from drivetrain.files import SCHEME, plain
 from drivetrain.landing import Intake, Landed, Pull
 
-# One split for each task: the number that monotonically_increasing_id counts up is then the line in the split.
+# One split for each partition that is read: the number that monotonically_increasing_id counts up is then the line in
+# the split. A task may read several such partitions, one after the other.
 SPLIT_BYTES = 128 << 20
 IN_SPLIT = (1 << 33) - 1
 
@@ -58,7 +60,13 @@ def _read_alike(spark: SparkSession, dataset: Dataset, files: Sequence[Landed], 
     # Spark writes file:/ or file:///, as the file was listed.
     path = F.regexp_replace(F.expr("url_decode(replace(_path, '+', '%2B'))"), SCHEME, "/")
     name = F.substring(path, len(f"{plain(dataset.path)}/") + 1, 1 << 30)
-    return rows.select("raw", "raw_bytes", name.alias("_file"), "_block", "_line", F.lit(layout).alias("_layout"))
+    named = rows.select("raw", "raw_bytes", name.alias("_file"), "_block", "_line", F.lit(layout).alias("_layout"))
+    return named.coalesce(_tasks(spark, files))
+
+
+def _tasks(spark: SparkSession, files: Sequence[Landed]) -> int:
+    """As many as Spark would take if it joined small splits itself: each task writes a file."""
+    return max(spark.sparkContext.defaultParallelism, math.ceil(sum(file.size for file in files) / SPLIT_BYTES))
 
 
 def _literal(path: str) -> str:
