@@ -25,10 +25,9 @@ from drivetrain import conf as reader
 from drivetrain import replay, requeue
 from drivetrain.anomaly import fit, flow, reference, review, shown, udf
 from drivetrain.anomaly.judge import Judge, features
-from drivetrain.anomaly.modelfile import dump
+from drivetrain.anomaly.modelfile import ALL, dump
 from drivetrain.anomaly.registry import Registry, Stage
 from drivetrain.anomaly.udf import Fitted, scorer
-from drivetrain.anomaly.worker import ALL
 from drivetrain.contracts import DEFAULT_CONF, ROOT
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.pipeline import Pipeline
@@ -186,6 +185,25 @@ def test_what_may_be_removed(spark: Any, tmp_path: Path) -> None:
     assert one.replayed()[0].is_none
 
 
+@pytest.mark.parametrize(("how", "least", "most"), [("share", 13, 67), ("falseAlarmRate", 0, 40)])
+def test_clean_data_is_flagged_at_the_declared_rate(
+    spark: Any, tmp_path: Path, how: str, least: int, most: int
+) -> None:
+    """Rows that come later, of the same kind: 40 of them, and three deviations of both samples; or at most 40."""
+    made = random.Random(5)
+
+    def usual(first: int) -> list[tuple[Any, ...]]:
+        return [(f"u{n}", "AB"[n % 2], made.gauss(0, 1), made.gauss(0, 1)) for n in range(first, first + 2000)]
+
+    one = Judged(spark, tmp_path)
+    one.dataset("points", COLUMNS, anomaly={"features": ["x", "y"], how: 0.02})
+    one.load(*usual(0))
+    one.promote(one.fit(), "enforce")
+    one.load(*usual(2000))
+    [(flagged, removed, held)] = one.rows("ops/verdicts", "flagged", "removed", "held")
+    assert least <= flagged == removed <= most and held is None
+
+
 def test_a_verdict_once_given_stays(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever a run is killed, whoever judges by then, and whatever people have done meanwhile."""
     one, third = Judged(spark, tmp_path), ("odd3", "A", 88, -90)
@@ -218,6 +236,10 @@ def test_a_verdict_once_given_stays(spark: Any, tmp_path: Path, monkeypatch: pyt
     assert one.rows("ops/verdicts", "judged", "removed", where="last_load = 6") == [(1, 1)]
     states = [("odd1,A,90,-80", 2, "open"), ("odd1,A,90,-80", 6, "open"), ("odd3,A,88,-90", 4, "requeued")]
     assert one.quarantined("points", "raw", "_load", "state") == states
+    (scores,) = one.rows("ops/verdicts", "scores", where="last_load = 6")
+    assert sum(json.loads(scores[0])["rows"]) == 1, "of those that were judged"
+    said = {(row["_load"], row["_line"]): row["label"] for row in review.entries(one.pipeline(), dataset).collect()}
+    assert said == {(2, 2): None, (4, 2): "released", (6, 2): None}, "by requeue, as by review"
     assert review.label(one.pipeline(), dataset, "removed AND _load = 6", "confirmed") == 1
     one.nothing_is_lost("points")
     # A replay is put in the place of silver and taken back, and verdicts are what they were.
@@ -305,6 +327,8 @@ def test_nothing_about_a_model_stops_a_load(spark: Any, tmp_path: Path, monkeypa
     for _ in range(2):
         assert one.run().problems == []
     assert one.rows("ops/verdicts", "last_load", "flagged", "held IS NOT NULL") == [(3, 1, False), (4, 60, True)]
+    (model,) = shown.collect(spark, f"{tmp_path}/warehouse", ["points"])
+    assert [load.judged for load in model.loads] == [1, 60] and model.scores == (), "nothing was measured"
     told = [kind for (kind,) in one.rows("ops/alerts", "kind") if kind != "stale"]
     assert told == ["anomalies", "not-judged", "not-judged"]
     spark.sql(f"DELETE FROM delta.`{tmp_path}/warehouse/models` WHERE model IS NOT NULL AND version = 1")
@@ -368,12 +392,20 @@ def test_a_model_that_does_not_fit_judges_nobody(spark: Any, tmp_path: Path) -> 
         assert all(part in problems() for part in said), problems()
     one.dataset("points", COLUMNS, anomaly=ANOMALY)
     models = f"delta.`{tmp_path}/warehouse/models`"
+    good = Fitted(one.registry.model("points", 1)).model
+    for bad, said in (
+        (replace(good, thresholds={}), "lacks a threshold for every row"), (replace(good, card={}), "its card"),
+        (replace(good, card={**good.card, "dataset": "orders"}), "model 1 was fitted on orders"),
+    ):  # fmt: skip
+        spark.sql(f"UPDATE {models} SET model = X'{dump(bad).hex()}' WHERE model IS NOT NULL")
+        assert said in problems(), problems()
+    spark.sql(f"UPDATE {models} SET model = X'{dump(good).hex()}' WHERE model IS NOT NULL")
     spark.sql(f"UPDATE {models} SET model = overlay(model PLACING X'7f' FROM 3000) WHERE model IS NOT NULL")
     one.bring(ODD[0])
     assert "altered" in str(one.run().problems) and one.odd() == ["odd1"], "which stops no load"
 
 
-def test_scores_are_a_rows_own(spark: Any, tmp_path: Path) -> None:
+def test_scores_are_a_rows_own(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They depend on neither partitions, order nor batch size, and are the pipeline's."""
     one = Judged(spark, tmp_path)
     one.load(*rows(0, 500))
@@ -382,7 +414,7 @@ def test_scores_are_a_rows_own(spark: Any, tmp_path: Path) -> None:
     one.load(*ODD, *rows(500, 300))
     dataset, model = one.conf("points"), Fitted(one.registry.model("points", version))
     score = scorer(spark, model)
-    points = one.frame("silver/points").select("id", *features(dataset))
+    points = one.frame("silver/points").select("id", *features(dataset).values())
     names = [feature.name for feature in dataset.anomaly.features]  # type: ignore[union-attr]
     found = []
     for parts, size in ((1, "10000"), (7, "3"), (40, "10000")):
@@ -393,17 +425,26 @@ def test_scores_are_a_rows_own(spark: Any, tmp_path: Path) -> None:
     assert found[0] == found[1] == found[2] and len(found[0]) == 802
     told = one.rows("ops/anomalies", "score")
     assert sorted(found[0][name] for name, *_ in ODD) == sorted(score for (score,) in told)
+    with pytest.raises(DrivetrainError, match="the features x, both, ratio, and 2 columns were given"):
+        score(*names[:2])
+    # Nor on where a feature stands in the contract.
+    one.dataset("points", COLUMNS, anomaly={**ANOMALY, "features": FEATURES[::-1]})
+    one.load(("odd3", *ODD[0][1:]))
+    assert one.rows("ops/anomalies", "score", where="_load = 3") == [(found[0]["odd1"],)]
+    one.dataset("points", COLUMNS, anomaly=ANOMALY)
     twin = one.copy(tmp_path / "twin")
     pipeline = twin.pipeline()
     again = fit.fit(pipeline, dataset, "again")
     card = json.loads(twin.rows("models", "card", where="version = 1 AND card IS NOT NULL")[0][0])
-    assert again.version == 2 and again.comparison and again.card["silver_version"] == card["silver_version"] + 1
+    assert again.version == 2 and again.comparison and again.card["silver_version"] == card["silver_version"] + 2
     assert points.limit(0).select(score(*names)).collect() == []
     # Nor does the sample of the reference depend on how the table is partitioned.
     silver = one.frame("silver/points")
     once, again_ = (reference.sample(silver.repartition(parts), dataset, most=100) for parts in (1, 9))
     assert once.equals(again_) and 80 <= once.num_rows <= 100
-    assert reference.sample(silver, dataset).num_rows == 802
+    assert reference.sample(silver, dataset).num_rows == 803
+    monkeypatch.setattr(reference, "VALUES", 300)
+    assert reference.sample(silver, dataset).equals(once.slice(0, 100)), "of many features fewer rows"
 
 
 def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,7 +518,8 @@ def test_events_of_any_year_are_scored_and_none_of_the_future_sets_the_window(sp
     every = {ALL: dataclasses.replace(model.thresholds[ALL], value=0.0)}
     one = Fitted(dump(dataclasses.replace(model, thresholds=every)))
     score, tell = scorer(spark, one), udf.teller(spark, one)
-    found = rows.select("id", score("day", "at").alias("score"), tell("day", "at").alias("told")).collect()
+    told = tell({name: F.col(name) for name in ("at", "day")})
+    found = rows.select("id", score("day", "at").alias("score"), told.alias("told")).collect()
     assert len(found) == 3004 and all(row["score"] == row["told"]["score"] for row in found)
     reasons = {row["id"]: row["told"]["reason"] for row in found if row["id"].startswith("odd")}
     assert "10000-01-01 is above all" in reasons["odd2"] and "0000-01-01 is below all" in reasons["odd0"]
@@ -497,7 +539,7 @@ def test_acmes_anomalies_are_found(spark: Any, tmp_path: Path) -> None:
     data = dump(model)
     assert len(data) < 2_000_000
     score = scorer(spark, Fitted(data))
-    found = orders.select("order_id", "line", score(*features(dataset)).alias("score"))
+    found = orders.select("order_id", "line", score(*features(dataset).values()).alias("score"))
     odd = found.where(F.col("score") > model.thresholds[ALL].value)
     flagged = {(row["order_id"], row["line"]) for row in odd.collect()}
     planted = {(row["order_id"], row["line"]) for row in truth.table("anomalies", "orders").to_pylist()}
@@ -543,5 +585,16 @@ def test_a_streams_verdict_is_given_as_it_comes(spark: Any, tmp_path: Path) -> N
     assert (commits[-1]["removed"], commits[0]["removed"], commits[0]["flagged"]) == (2, 0, 2)
     before = one.live()
     assert one.pipeline("batch").transform(ingest=False).problems == []
+    (told,) = one.tiny.rows("ops/alerts", "what", where="kind = 'anomalies'")
+    assert told[0].startswith("nothing was removed of some loads, and 2 rows of others: overall: ")
+    # What is told of loads is told of one model at one stage.
+    appender.begin()
+    one.append(appender, event("odd3", 6000))
+    registry.promote("events", 1, "advisory", "test", "")
+    appender.begin()
+    one.append(appender, event("odd4", 6000), event("k1", 1, 2))
+    before = one.live()
+    outcome = one.pipeline("batch").transform(ingest=False)
+    assert [(row.stage, row.judged, row.flagged) for row in outcome.verdicts] == [("enforce", 1, 1), ("advisory", 2, 1)]
     assert one.live() == before and replay.replay(one.pipeline("replay"), [dataset], 0)[0].is_none
     one.tiny.nothing_is_lost("events")

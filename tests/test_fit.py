@@ -15,9 +15,9 @@ from tiny import KEY, Tiny
 from drivetrain.anomaly import drift
 from drivetrain.anomaly.fit import check_features, fitted, flagged, key
 from drivetrain.anomaly.forest import LARGEST
-from drivetrain.anomaly.modelfile import dump, load
+from drivetrain.anomaly.modelfile import ALL, dump, load
 from drivetrain.anomaly.udf import Fitted, kernel
-from drivetrain.anomaly.worker import ALL, SCORE, Loaded
+from drivetrain.anomaly.worker import SCORE, Loaded
 from drivetrain.contracts import Dataset
 from drivetrain.errors import DrivetrainError
 

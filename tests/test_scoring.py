@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -33,6 +36,25 @@ def test_kernels_agree_in_every_bit(extended: bool) -> None:
     each = [one.score(ROWS) for one in scorers() if one.forest.oblique == extended]
     assert len(each) >= 2
     assert all(np.array_equal(one, each[0]) for one in each)
+
+
+PROGRAM = """
+import sys
+from forests import forest, random_rows
+from drivetrain.anomaly.scoring import Scorer
+for extended in (False, True):
+    sys.stdout.buffer.write(Scorer(forest(extended=extended)).score(random_rows(2000, 4, seed=9)).tobytes())
+"""
+
+
+def test_processors_agree_in_every_bit() -> None:
+    """numpy has code of its own for some; without it, as on an older one, it must not matter."""
+    found = []
+    for without in ("", " ".join(np._core._multiarray_umath.__cpu_dispatch__)):  # type: ignore[attr-defined]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NPY_DISABLE_CPU_FEATURES": without}
+        done = subprocess.run([sys.executable, "-c", PROGRAM], env=environ, check=True, capture_output=True)
+        found.append(done.stdout)
+    assert found[0] == found[1] and len(found[0]) == 2 * 2000 * 8
 
 
 LAYOUTS: dict[str, Any] = {

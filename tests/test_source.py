@@ -128,7 +128,7 @@ def test_a_file_of_several_splits(spark: Any, tmp_path: Path, monkeypatch: pytes
 
 
 def test_small_files_share_tasks(spark: Any, tmp_path: Path) -> None:
-    """A task writes a file: a hundred small ones in the feed do not become a hundred in the log; lines count in each."""
+    """A task writes a file: many small ones in the feed do not become as many in the log; lines count in each."""
     files = {f"{i:02}.csv": f"id,at,value\n{i},1,x\n{i},2,y\n".encode() for i in range(20)}
     dataset, landed = feed(tmp_path, files)
     with source.one_split_a_task(spark):

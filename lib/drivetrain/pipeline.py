@@ -392,7 +392,7 @@ class Pipeline:
         if last <= done:
             return
         given = flow.given(self, dataset, done)
-        upto = min(last, given.last) if given else last
+        upto = min(last, given.last) if given else flow.judged_alike(self, dataset, done, last)
         version = table.version() if table.exists() else -1
         loads = Loads(done + 1, upto, log.version(), version, given.decision if given else None)
         self.refine_loads(dataset, log.read(), loads)

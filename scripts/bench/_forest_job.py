@@ -90,7 +90,7 @@ class Job:
         tell, score = udf.teller(self.spark, self.model), udf.scorer(self.spark, self.model)
         told, scored, by_pandas, floor = nothing_told(), nothing_scored(), nothing_by_pandas(), self.model.threshold
         return {
-            "ours, with reasons": (self.files, lambda rows: tell(*columns).score > floor),
+            "ours, with reasons": (self.files, lambda rows: tell(dict(zip(NAMES, columns, strict=True))).score > floor),
             "nothing, with reasons": (self.files, lambda rows: told(*columns).score > floor),
             "ours, scores only": (self.files, lambda rows: score(*columns) > floor),
             "nothing, scores only": (self.files, lambda rows: scored(*columns) > floor),

@@ -45,7 +45,7 @@ def measure(rows: DataFrame, dataset: Dataset, fitted: Fitted, judged: int) -> M
     scored = rows.where(F.col(SCORE).isNotNull())
 
     def sample(careful: bool) -> pa.Table:
-        return reference.some(scored, dataset, [*features(dataset, careful), F.col(SCORE)], judged, MOST)
+        return reference.some(scored, dataset, [*features(dataset, careful).values(), F.col(SCORE)], judged, MOST)
 
     return measured(carefully(sample), fitted.model)
 

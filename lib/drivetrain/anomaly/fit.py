@@ -21,13 +21,12 @@ from drivetrain.anomaly.distribution import count_feature, intervals, of_feature
 from drivetrain.anomaly.features import Encoder, Encoding, Feature
 from drivetrain.anomaly.forest import Floats
 from drivetrain.anomaly.judge import check_expressions
-from drivetrain.anomaly.modelfile import Model, Reference, dump
+from drivetrain.anomaly.modelfile import ALL, Model, Reference, dump
 from drivetrain.anomaly.reasons import ranges_of
 from drivetrain.anomaly.registry import Stage
 from drivetrain.anomaly.scoring import Scorer
 from drivetrain.anomaly.thresholds import Threshold, threshold
 from drivetrain.anomaly.udf import kernel
-from drivetrain.anomaly.worker import ALL
 from drivetrain.contracts import Anomaly, Dataset
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.settings import resolve_secret

@@ -15,6 +15,7 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 LOOKED_AT: Final = 5  # commits in which the decision on the load before is looked for
 SHOWN_GROUPS: Final = 20
 REVIEWED: Final = ("quarantined", "insert", "update")  # outcomes of rows that are somewhere
+WRONG: Final = (DrivetrainError, *FAILURES, pa.ArrowException, ValueError)  # what looking at many rows may raise
 PROPERTIES: Final = {"delta.dataSkippingStatsColumns": "anomaly_id,dataset,version,_load"}
 
 
@@ -73,6 +75,9 @@ class Judges:
             return None
         fitted = self.checked(dataset, standing.version)
         told = udf.teller(self.pipeline.spark, fitted)
+        slow = f"rows are scored some 20 times slower than they could be: {udf.kernel().why}"
+        if udf.kernel().why and slow not in self.pipeline.outcome.notes:
+            self.pipeline.outcome.notes.append(slow)
         return Judge(dataset, standing.version, standing.stage, fitted.threshold, told)
 
     def checked(self, dataset: Dataset, version: int) -> Fitted:
@@ -91,6 +96,9 @@ class Judges:
         key = dataset.name, version
         if key not in self.models:
             fitted = Fitted(self.registry.model(*key), fit.key(self.pipeline))
+            if (of := fitted.model.card.get("dataset")) != dataset.name:  # it may be signed, and yet not for this
+                what, fix = f"model {version} was fitted on {of}", "restore the table of models, or fit another"
+                raise DrivetrainError(Problem("model-foreign", dataset.name, what, fix))
             check_features(fitted.model, dataset)
             self.models[key] = fitted
         return self.models[key]
@@ -157,6 +165,23 @@ def given(pipeline: Pipeline, dataset: Dataset, done: int) -> Given | None:
         return None
     mine = (m for _, m in table.commits() if (m.get("app"), m.get("number")) == (dataset.name, last))
     return next((Given(last, Decision(**metadata["anomaly"])) for metadata in mine), None)
+
+
+def judged_alike(pipeline: Pipeline, dataset: Dataset, done: int, last: int) -> int:
+    """Of the loads after ``done`` up to ``last`` that a stream has judged as they came: the last one before another
+    version, or the same at another stage, had the say. What is told of loads is told of one."""
+    if not dataset.stream or not dataset.anomaly:
+        return last
+    upto, said = last, None
+    for _, metadata in pipeline.table("bronze", dataset.name).commits():  # newest first
+        if metadata["number"] <= done:
+            break
+        if metadata["number"] <= last and (one := metadata.get("anomaly")):
+            now = one["version"], one["stage"]
+            if said not in (None, now):
+                upto = metadata["number"]
+            said = now
+    return upto
 
 
 def with_verdicts(records: DataFrame, anomalies: Table, dataset: Dataset) -> DataFrame:
@@ -226,16 +251,17 @@ def note(pipeline: Pipeline, dataset: Dataset, staged: DataFrame, loads: Loads, 
     should look. Silver has the rows by now: that the latter cannot be told stops nothing."""
     if not decision.judged:
         return
+    staged = staged.where("_outcome <> 'duplicate'")  # as they were not judged
     row = verdict(pipeline.outcome.run, dataset.name, loads.first, loads.last, decision)
     pipeline.outcome.verdicts.append(row)
     try:
         if decision.held:
-            say(pipeline, dataset, "anomalies", told_of(decision.held))
+            say(pipeline, dataset, "anomalies", told_of(decision))
         if not loads.given:  # else its rows have no scores any more
             scores = note_drift(pipeline, dataset, staged, decision)
             groups = json.dumps(flagged_by_group(staged, dataset))
             pipeline.outcome.verdicts[-1] = replace(row, scores=json.dumps(scores), groups=groups)
-    except (DrivetrainError, *FAILURES) as error:
+    except WRONG as error:
         pipeline.outcome.notes.append(f"{dataset.name}: its drift was not measured: {_because(error)}")
 
 
@@ -264,8 +290,10 @@ def verdict(run: str, dataset: str, first: int, last: int, decision: Decision) -
     )  # fmt: skip
 
 
-def told_of(held: str) -> str:
-    return f"nothing was removed: {held}; look at ops.anomalies"
+def told_of(decision: Decision) -> str:
+    """Of a stream's loads some may have been held, and others not."""
+    others = f" of some loads, and {decision.removed} rows of others" if decision.removed else ""
+    return f"nothing was removed{others}: {decision.held}; look at ops.anomalies"
 
 
 def recover(pipeline: Pipeline, dataset: str, metadata: Mapping[str, Any]) -> None:
@@ -277,7 +305,7 @@ def recover(pipeline: Pipeline, dataset: str, metadata: Mapping[str, Any]) -> No
         pipeline.outcome.verdicts.append(verdict(run, dataset, first, last, found))
         if found.held:
             with pipeline.problem_of("ops"):
-                ops.alert(pipeline.table("ops", "alerts"), run, "anomalies", dataset, told_of(found.held))
+                ops.alert(pipeline.table("ops", "alerts"), run, "anomalies", dataset, told_of(found))
 
 
 def unjudged(pipeline: Pipeline, dataset: Dataset, error: Exception) -> None:

@@ -98,10 +98,11 @@ class Forest:
         return self.trees * float(average_path([self.sample])[0])
 
     def score(self, total: Floats) -> Floats:
-        """Scores of rows whose path lengths add up to ``total`` (any shape)."""
+        """Scores of rows whose path lengths add up to ``total`` (any shape), to 12 digits: the last ones of numpy's
+        exp2 are others on other processors, and a threshold is a score that occurred."""
         if not self.normaliser:  # trees of one row each
             return np.full(total.shape, 0.5)
-        scores: Floats = np.exp2(total / -self.normaliser)
+        scores: Floats = np.round(np.exp2(total / -self.normaliser), 12)
         return scores
 
     def run(self, columns: Singles, total: Floats) -> None:

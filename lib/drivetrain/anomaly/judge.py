@@ -8,9 +8,9 @@ was given, whatever model is there by then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -61,7 +61,7 @@ class Judge:
     version: int
     stage: Stage
     threshold: float
-    told: Any
+    told: Callable[[Mapping[str, Column]], Column]
 
     @property
     def anomaly(self) -> Anomaly:
@@ -79,7 +79,8 @@ class Judge:
         judged = F.col(f"{prefix}_score").isNull()  # what the log has a verdict on keeps it
         judged = judged & F.col(f"{prefix}_rule").isNull() & ~F.coalesce(f"{prefix}_released", F.lit(False))
         flat = flat.select("*", (judged & taken(self.dataset, careful)).alias("_judged"))
-        told = self.told(*[F.when(F.col("_judged"), feature) for feature in features(self.dataset, careful)])
+        values = features(self.dataset, careful).items()
+        told = self.told({name: F.when(F.col("_judged"), value) for name, value in values})
         found = flat.select("*", told.alias("_told"))
         score = F.when(F.col("_judged"), F.col("_told.score"))
         said = F.struct(
@@ -151,11 +152,11 @@ def group_counts(rows: DataFrame, column: str) -> DataFrame:
     return rows.where(F.col("_score").isNotNull()).groupBy(group.alias("name")).agg(*counts)
 
 
-def features(dataset: Dataset, careful: bool = False) -> list[Column]:
-    """Each feature's value for a typed row, of the type of its kind; missing where it cannot be computed, which with
-    ``careful`` is also where its expression raises an error."""
+def features(dataset: Dataset, careful: bool = False) -> dict[str, Column]:
+    """Each feature's value for a typed row by its name, of the type of its kind; missing where it cannot be computed,
+    which with ``careful`` is also where its expression raises an error."""
     assert dataset.anomaly
-    return [_feature(feature, careful) for feature in dataset.anomaly.features]
+    return {feature.name: _feature(feature, careful) for feature in dataset.anomaly.features}
 
 
 def taken(dataset: Dataset, careful: bool = False) -> Column:

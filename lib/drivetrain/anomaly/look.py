@@ -66,7 +66,7 @@ def look(pipeline: Pipeline, dataset: Dataset, version: int | None, most: int) -
     def found(careful: bool) -> Look:
         kept = dict.fromkeys([*dataset.key, *([group] if group else [])])
         # Kept, as each count and list of it would have every row scored again.
-        told = rows.where(taken(dataset, careful)).select(*kept, tell(*features(dataset, careful)).alias("_told"))
+        told = rows.where(taken(dataset, careful)).select(*kept, tell(features(dataset, careful)).alias("_told"))
         told.persist()
         try:
             return shown(told)
@@ -115,7 +115,8 @@ def tried(pipeline: Pipeline, dataset: Dataset, truth: str) -> Choice:
     def found(careful: bool) -> list[pa.Table]:
         wanted = rows.where(taken(dataset, careful))
         sorts = [wanted.where(is_odd), wanted.where(~is_odd)]
-        return [some(one, dataset, features(dataset, careful), one.count(), TRIED) for one in sorts]
+        columns = [*features(dataset, careful).values()]
+        return [some(one, dataset, columns, one.count(), TRIED) for one in sorts]
 
     sample = sampled(rows, dataset)
     odd, usual = carefully(found)

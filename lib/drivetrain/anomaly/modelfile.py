@@ -29,6 +29,7 @@ MAGIC: Final = b"DTFOREST"
 FORMAT: Final = 1
 FIXED: Final = struct.Struct("<8sII")
 DIGEST: Final = hashlib.sha256().digest_size
+ALL: Final = "all"  # the name of the threshold for every row
 FIT: Final = "restore it from an earlier version of the table, or fit a new one"
 T = TypeVar("T")
 
@@ -73,6 +74,18 @@ class Model:
             raise _broken("two of its features have one name")
         if any(len(one.counts) != one.bins.size for one in (*self.references, self.scores)):
             raise _broken("its counts are not of its bins")
+
+    def judging(self) -> Model:
+        """The same, which has what judging by it needs.
+
+        Raises:
+            DrivetrainError: it has not.
+        """
+        features, sizes = self.card.get("features"), (self.card.get("rows"), self.card.get("share"))
+        named = isinstance(features, list) and all(isinstance(one, dict) and "name" in one for one in features)
+        if ALL not in self.thresholds or not named or not all(isinstance(size, int | float) for size in sizes):
+            raise _broken("it lacks a threshold for every row, or its card does not tell what it was fitted on")
+        return self
 
 
 def name_of(data: bytes) -> str:
@@ -144,7 +157,7 @@ def _parsed(content: bytes, length: int) -> Model:
             scores,
             _is(header["card"], dict),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _broken(f"its contents are no model: {type(error).__name__} {error}") from error
 
 
@@ -186,7 +199,10 @@ def _finite(one: Mapping[str, float]) -> dict[str, float | str]:
 
 
 def _infinite(one: Mapping[str, float | str]) -> dict[str, Any]:
-    return {name: float(value) if isinstance(value, str) else value for name, value in one.items()}
+    found = {name: float(value) for name, value in one.items()}
+    if any(np.isnan(value) for value in found.values()):
+        raise ValueError("a threshold is not a number")
+    return {name: found[name] if isinstance(value, str) else value for name, value in one.items()}
 
 
 def _int(given: Mapping[str, Any], name: str) -> int:

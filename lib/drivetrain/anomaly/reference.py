@@ -21,6 +21,7 @@ from drivetrain.contracts import Dataset
 from drivetrain.session import carefully
 
 MOST: Final = 200_000
+VALUES: Final = 20_000_000  # that a driver takes at most, whatever the number of features: 160 MB
 SPARE: Final = 1.1  # hashes are not quite even
 BUCKETS: Final = 1 << 30
 HOUR: Final = 3_600_000_000  # microseconds
@@ -33,15 +34,17 @@ def sample(rows: DataFrame, dataset: Dataset, most: int = MOST) -> pa.Table:
     def found(careful: bool) -> pa.Table:
         wanted = rows.where(taken(dataset, careful))
         within, count = _window(wanted, dataset)
-        return some(wanted.where(within), dataset, features(dataset, careful), count, most)
+        return some(wanted.where(within), dataset, [*features(dataset, careful).values()], count, most)
 
     return carefully(found)
 
 
 def some(rows: DataFrame, dataset: Dataset, columns: Sequence[Column], count: int, most: int) -> pa.Table:
-    """``columns`` of up to ``most`` of some ``count`` rows, always the same ones: those whose key's hash is least."""
+    """``columns`` of up to ``most`` of some ``count`` rows, of fewer where there are more than VALUES; always the same
+    ones: those whose key's hash is least."""
     anomaly, key = dataset.anomaly, dataset.identity or silver.POSITION
     assert anomaly
+    most = min(most, VALUES // len(columns))
     places = F.xxhash64(F.lit(anomaly.seed), *[F.col(name).cast("string") for name in key])
     near = F.pmod(places, F.lit(BUCKETS)) < int(min(1.0, most * SPARE / max(count, 1)) * BUCKETS)
     tied = [F.col(name).alias(f"_tied_{name}") for name in key]

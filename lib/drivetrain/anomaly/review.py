@@ -50,7 +50,7 @@ class Precision:
 
 def entries(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
     """Each anomaly of the loads that silver has, with its newest label, null where nobody has said anything; without
-    rows that came before, and are nowhere.
+    rows that came before, and are nowhere. Who releases one as rows with other reasons are released has said it too.
 
     Raises:
         DrivetrainError: no model has flagged a row yet.
@@ -61,8 +61,13 @@ def entries(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
         raise DrivetrainError(Problem("anomalies", dataset.name, "no row has been flagged yet", fix))
     done = pipeline.table("silver", dataset.name).last_txn(dataset.name)
     there = (F.col("dataset") == dataset.name) & (F.col("_load") <= done) & F.col("outcome").isin(*REVIEWED)
-    mine = table.read().where(there).select(*COLUMNS)
-    return mine.join(newest_labels(pipeline, dataset), "anomaly_id", "left")
+    told = table.read().where(there).select(*COLUMNS).join(newest_labels(pipeline, dataset), "anomaly_id", "left")
+    if not pipeline.quarantine.exists():
+        return told
+    gone = "rule = 'anomaly' AND state IN ('released', 'requeued') AND repaired IS NULL"
+    released = pipeline.quarantine.read().where((F.col("dataset") == dataset.name) & F.expr(gone))
+    ids = released.select(F.col("quarantine_id").alias("anomaly_id"), F.lit("released").alias("_gone"))
+    return told.join(ids, "anomaly_id", "left").select(*COLUMNS, F.coalesce("label", "_gone").alias("label"))
 
 
 def newest_labels(pipeline: Pipeline, dataset: Dataset) -> DataFrame:

@@ -102,7 +102,7 @@ def look(pipeline: Pipeline) -> None:
                 what = f"this run is not like the {odd.past} before it: {odd.why}"
                 outcome.notes.append(f"{row.dataset}: {what}")
                 ops.alert(pipeline.table("ops", "alerts"), outcome.run, "run", row.dataset, what)
-    except FAILURES as error:
+    except (*FAILURES, pa.ArrowException, ValueError) as error:
         outcome.notes.append(f"this run was not compared with those before it: {reason(error)}")
 
 

@@ -153,7 +153,7 @@ def _judged(row: Any) -> Judged:
 
 def _histogram(rows: Rows) -> dict[str, Any]:
     """All loads together: one model counts in one set of bins. The last bin, of missing scores, is always empty."""
-    told = [json.loads(row["scores"]) for row in rows]
+    told = [one for row in rows if (one := json.loads(row["scores"]))]  # of a load that was not measured there is none
     if not told:
         return {}
     sums = [sum(counts) for counts in zip(*(one["rows"] for one in told), strict=True)]

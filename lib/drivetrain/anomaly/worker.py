@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from drivetrain.anomaly import modelfile, reasons
 from drivetrain.anomaly.forest import Floats
+from drivetrain.anomaly.modelfile import ALL
 from drivetrain.anomaly.native import Code
 from drivetrain.anomaly.scoring import Scorer
 
-ALL: Final = "all"  # the name of the threshold for every row
 SCORE: Final = "_score"  # no feature's name begins so
 
 
