@@ -35,7 +35,6 @@ def arguments() -> argparse.ArgumentParser:
     review = do.add_parser("review", help="what waits for a person, and what people have said; or say it")
     review.add_argument("dataset")
     said = review.add_mutually_exclusive_group()
-    said.add_argument("--list", action="store_true", help="as without")
     said.add_argument("--release", metavar="WHICH", help="ids parted by commas, or a condition: no anomaly, take it in")
     said.add_argument("--confirm", metavar="WHICH", help="as --release: an anomaly")
     recut = do.add_parser("recut", help="the same forest with another threshold; it begins in the shadow")
@@ -118,7 +117,7 @@ def told(found: Comparison) -> str:
 def list_models(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace) -> None:
     found = pipeline.judges.registry.histories([dataset.name for dataset in datasets])
     if not found:
-        print(f"No models yet: {pipeline.conf.command('anomalies')} fit")
+        print(f"No models yet: {pipeline.conf.command('anomalies')} fit {' '.join(one.name for one in datasets)}")
         return
     newest = [({step.version: step for step in history.steps}).values() for history in found]
     columns = ("dataset", "version", "stage", "since", "because", "why")
@@ -160,9 +159,15 @@ def score(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace
 def review(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace) -> None:
     from drivetrain.anomaly import review as reviewing
 
-    dataset = datasets[0]
+    dataset, command = datasets[0], f"{pipeline.conf.command('anomalies')} review {datasets[0].name}"
+    if not pipeline.table("ops", "anomalies").exists():
+        print(f"{dataset.name}: no row has been flagged yet; ops.verdicts has what was judged")
+        return
     columns = ("id", "model", "score", "removed", "reason", "file", "line")
-    job.table(columns, reviewing.examples(pipeline, dataset, SHOWN))
+    waiting = reviewing.examples(pipeline, dataset, SHOWN)
+    job.table(columns, waiting)
+    if waiting:
+        print(f"Say of each: {command} --release ids, or a condition, of what is none; --confirm of what is one")
     weeks = reviewing.precision(pipeline, dataset)
     shown = [(w.version, w.week, w.flagged, w.confirmed, w.released, _percent(w.precision)) for w in weeks]
     job.table(("model", "week of", "flagged", "confirmed", "released", "precision"), shown)
@@ -177,11 +182,14 @@ def review(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespac
 def label(pipeline: Pipeline, dataset: Dataset, given: argparse.Namespace) -> None:
     from drivetrain.anomaly import review as reviewing
 
-    if given.confirm:
-        print(f"confirmed now: {reviewing.label(pipeline, dataset, given.confirm, 'confirmed')}")
-        return
-    count = reviewing.label(pipeline, dataset, given.release, "released")
-    print(f"released now: {count}; what was removed goes in by {pipeline.conf.command('batch')} --requeue")
+    said = "confirmed" if given.confirm else "released"
+    count = reviewing.label(pipeline, dataset, given.confirm or given.release, said)
+    print(f"{said} now: {count}")
+    if not count:
+        listed = f"{pipeline.conf.command('anomalies')} review {dataset.name}"
+        print(f"  No anomaly fulfils that and is not {said} yet; {listed} lists those that wait")
+    elif given.release:
+        print(f"  What was removed goes in by {pipeline.conf.command('batch')} --requeue")
 
 
 def recut(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace) -> None:

@@ -459,7 +459,8 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
         assert pipeline.outcome.problems == []
         return str(capsys.readouterr().out)
 
-    assert "No models yet" in do("list")
+    assert "No models yet: ./spark-submit.sh anomalies" in (told := do("list")) and told.endswith(" fit points\n")
+    assert "points: no row has been flagged yet" in do("review", "points")
     assert "points: model 1 of 300 rows, in the shadow" in do("fit")
     with pytest.raises(DrivetrainError, match="300 rows is too small for a share"):
         do("promote", "points", "1", "--stage", "enforce")
@@ -473,6 +474,10 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
     one.bring(*[(f"m{n}", "A", 60 + n / 100, 60) for n in range(100)])
     assert one.run().problems == []
     assert "(2, " in (told := do("review", "points")) and ", 100, 0, 0, '')" in told
+    assert "--release ids" in told
+    nothing = job.arguments().parse_args(["review", "points", "--release", "score > 2"])
+    job.label(one.pipeline(), one.conf("points"), nothing)
+    assert "released now: 0\n  No anomaly fulfils that" in capsys.readouterr().out
     with pytest.raises(DrivetrainError, match="0 reviewed rows are too few"):
         do("recut", "points")
     job.label(pipeline := one.pipeline(), one.conf("points"), job.arguments().parse_args(

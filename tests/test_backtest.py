@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from forests import compiled
 from sklearn.metrics import roc_auc_score
 
-from drivetrain.anomaly import grow
+from drivetrain.anomaly import backtest, grow
 from drivetrain.anomaly.backtest import choose
 from drivetrain.anomaly.scoring import Scorer
 from drivetrain.errors import DrivetrainError
@@ -37,6 +39,13 @@ def test_single_features_are_kept_where_planes_win_nothing() -> None:
     rows[odd] += 60
     made = choose(sample, rows, odd, trees=50, seeds=range(5), code=compiled())  # both find all
     assert not made.extended and min(made.plain_areas) > 0.999
+
+
+@pytest.mark.parametrize(("gain", "worth"), [(0.0004, False), (0.002, True)])
+def test_a_gain_that_nobody_sees_is_none(monkeypatch: pytest.MonkeyPatch, gain: float, worth: bool) -> None:
+    areas = itertools.cycle([0.99, 0.99 + gain])
+    monkeypatch.setattr(backtest, "auroc", lambda *_: next(areas))
+    assert choose(*ridge(100), trees=2, seeds=range(5), code=compiled()).extended == worth
 
 
 def test_one_seed_proves_nothing() -> None:

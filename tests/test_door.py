@@ -109,7 +109,10 @@ def copy(tmp_path: Path) -> Copy:
     (root / "locks" / "jars.txt").write_text(f"# jars\ng.h:thing:1.0 {hashlib.sha256(b'right').hexdigest()}\n")
     (root / "conf" / "base.yaml").write_text("company: A\nspark: {spark.master: 'local[1]'}\n")
     (root / "conf" / "local.yaml").touch()
-    (root / "jobs" / "count.py").write_text('"""Counts."""\nimport argparse\nargparse.ArgumentParser().parse_args()\n')
+    (root / "jobs" / "count.py").write_text(
+        '"""Counts."""\nimport argparse\nparser = argparse.ArgumentParser()\n'
+        'parser.add_subparsers().add_parser("up")\nparser.parse_args()\n'
+    )
     programs, home = tmp_path / "bin", tmp_path / "home"
     programs.mkdir()
     home.mkdir()
@@ -324,6 +327,8 @@ def test_help_needs_nothing_prepared(copy: Copy) -> None:
 def test_a_jobs_own_help(copy: Copy) -> None:
     shown = copy.call("count", "--help")
     assert shown.returncode == 0 and shown.stdout.startswith("usage: count.py")
+    shown = copy.call("count", "up", "--help")
+    assert shown.returncode == 0 and shown.stdout.startswith("usage: count.py up")
 
 
 def test_an_unknown_job(copy: Copy) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from test_plan import conf_of
 
-from drivetrain import job
+from drivetrain import job, ops
 from drivetrain.contracts import Conf
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.files import LOCAL
@@ -131,6 +131,20 @@ def test_a_run_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) ->
     job.summary(Outcome("r"), conf_of([]), Path("/w/report.html"))
     text = capsys.readouterr().out
     assert text.startswith("Nothing new") and "/w/report.html" in text and "Published" not in text
+
+
+def test_what_models_did_is_told_with_the_way_to_review_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not of models in the shadow, nor where nothing was flagged."""
+    loads = (("orders", "enforce", 11), ("stock", "shadow", 5), ("leads", "advisory", 0))
+    given = [
+        ops.VerdictRow("r", name, 1, 1, 2, stage, 900, flagged, flagged, None, "{}", "[]", ops.now())
+        for name, stage, flagged in loads
+    ]
+    job.summary(Outcome("r", verdicts=given), conf_of([]), None)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Anomalies:")]
+    assert [line.split(": ./")[0] for line in told] == [
+        "Anomalies: orders: model 2 (enforce) flagged 11 of 900, removed 11"
+    ] and told[0].endswith(" review orders")
 
 
 def test_a_reader_that_has_enough(tmp_path: Path) -> None:

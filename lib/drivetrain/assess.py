@@ -35,10 +35,15 @@ def profile(texts: DataFrame) -> dict[str, dict[str, Any]]:
 def _figures(values: pd.Series[Any]) -> dict[str, Any]:
     there = values.dropna().astype(str)
     kind = _kind(there)
-    order = pd.to_numeric(there) if kind in ("integer", "number") else there
-    ranked = there.iloc[order.argsort()].str[:SHOWN] if len(there) else pd.Series([None])
+    ranked = there.iloc[_comparable(there, kind).argsort()].str[:SHOWN] if len(there) else pd.Series([None])
     figures = {"sampled": len(values), "nulls": len(values) - len(there), "kind": kind}
     return {**figures, "smallest": ranked.iloc[0], "largest": ranked.iloc[-1]}
+
+
+def _comparable(there: pd.Series[Any], kind: str) -> pd.Series[Any]:
+    if kind == "integer":
+        return there.astype("int64")
+    return there.astype("float64") if kind == "number" else there
 
 
 def _kind(there: pd.Series[Any]) -> str:

@@ -140,6 +140,10 @@ def summary(outcome: Outcome, conf: Conf, page: str | None) -> None:
             (r.dataset, r.rows_in, r.good, r.quarantined, r.duplicate, r.late, r.inserted, r.updated, r.superseded)
             for r in outcome.ledger
         ])  # fmt: skip
+    for row in outcome.verdicts:
+        if row.flagged and row.stage != "shadow":
+            told = f"model {row.version} ({row.stage}) flagged {row.flagged} of {row.judged}, removed {row.removed}"
+            print(f"Anomalies: {row.dataset}: {told}: {conf.command('anomalies')} review {row.dataset}")
     if outcome.published:
         print(f"Published: {', '.join(f'gold.{name}' for name in outcome.published)}")
     print(f"Tables:    {conf.settings.warehouse}/{{bronze,silver,gold,ops}}, quarantine")

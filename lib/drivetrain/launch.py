@@ -216,7 +216,7 @@ def run(words: Sequence[str], root: Path) -> NoReturn:
     call = parse(words, root)
     job = find_job(root, call.job)
     if {"-h", "--help"} & set(call.rest):
-        os.execv(sys.executable, [sys.executable, str(job), "--help"])
+        os.execv(sys.executable, [sys.executable, str(job), *call.rest])
     if not (spark_home() / "bin" / "spark-submit").is_file():
         what = "the virtual environment holds no pyspark: was the Python it was made from replaced?"
         raise DrivetrainError(Problem("environment", sys.prefix, what, "delete this folder and call again"))

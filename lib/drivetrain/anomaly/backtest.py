@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from drivetrain.anomaly.forest import Floats
 from drivetrain.anomaly.native import Code
 from drivetrain.anomaly.scoring import Scorer
 from drivetrain.anomaly.thresholds import Labels, auroc
+
+WORTH: Final = 0.001  # of the area: less is not seen in what is told
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ def choose(
 ) -> Choice:  # fmt: skip
     """Fit both sorts on ``sample`` with each seed, and score ``rows`` (rows, features), whose ``anomalies`` are known.
 
-    The extended one wins where its gain, paired by seed, is above two standard errors of its mean; 10 seeds are a
-    beginning.
+    The extended one wins where its gain, paired by seed, is above two standard errors of its mean, and WORTH it; 10
+    seeds are a beginning.
 
     Raises:
         DrivetrainError: as grow.isolation() and thresholds.auroc().
@@ -50,4 +53,4 @@ def choose(
     plain, extended = np.array(areas).T
     gain = extended - plain
     sure = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
-    return Choice(bool(gain.mean() > 2 * sure), tuple(plain.tolist()), tuple(extended.tolist()))
+    return Choice(bool(gain.mean() > max(2 * sure, WORTH)), tuple(plain.tolist()), tuple(extended.tolist()))
