@@ -37,6 +37,7 @@ def arguments() -> argparse.ArgumentParser:
     said = review.add_mutually_exclusive_group()
     said.add_argument("--release", metavar="WHICH", help="ids parted by commas, or a condition: no anomaly, take it in")
     said.add_argument("--confirm", metavar="WHICH", help="as --release: an anomaly")
+    said.add_argument("--missed", metavar="CONDITION", help="SQL: silver's rows that are anomalies, though not flagged")
     recut = do.add_parser("recut", help="the same forest with another threshold; it begins in the shadow")
     recut.add_argument("dataset")
     recut.add_argument("--version", type=int, help="(default: the model that judges now)")
@@ -61,7 +62,7 @@ def run(given: argparse.Namespace, conf: Conf) -> int:
     spark = open_session(conf, "anomalies", "in-memory")
     run_id = job.run_id()
     pipeline = Pipeline(spark, conf, run_id, "anomalies", Progress(run_id))
-    if given.do == "review" and (given.release or given.confirm):
+    if given.do == "review" and (given.release or given.confirm or given.missed):
         with job.lock(conf, files_of(conf.settings.warehouse, spark), spark.sparkContext.applicationId):
             label(pipeline, datasets[0], given)
     else:
@@ -168,9 +169,11 @@ def review(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespac
     job.table(columns, waiting)
     if waiting:
         print(f"Say of each: {command} --release ids, or a condition, of what is none; --confirm of what is one")
-    weeks = reviewing.precision(pipeline, dataset)
-    shown = [(w.version, w.week, w.flagged, w.confirmed, w.released, _percent(w.precision)) for w in weeks]
-    job.table(("model", "week of", "flagged", "confirmed", "released", "precision"), shown)
+    weeks = reviewing.weeks(pipeline, dataset)
+    columns = ("model", "week of", "flagged", "confirmed", "released", "missed", "precision", "recall")
+    counts = [(w.version, w.week, w.flagged, w.confirmed, w.released, w.missed) for w in weeks]
+    shares = [(_percent(w.precision), _percent(w.recall)) for w in weeks]
+    job.table(columns, [(*count, *share) for count, share in zip(counts, shares, strict=True)])
     for version in sorted({week.version for week in weeks}):
         proposed = reviewing.proposal(pipeline, dataset, version)
         better = f" with the threshold {proposed.proposed.threshold:.4f}" if proposed.proposed else ""
@@ -182,6 +185,10 @@ def review(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespac
 def label(pipeline: Pipeline, dataset: Dataset, given: argparse.Namespace) -> None:
     from drivetrain.anomaly import review as reviewing
 
+    if given.missed:
+        count = reviewing.missed(pipeline, dataset, given.missed)
+        print(f"missed, as is known now: {count}; they stay in silver, and the next proposal counts them")
+        return
     said = "confirmed" if given.confirm else "released"
     count = reviewing.label(pipeline, dataset, given.confirm or given.release, said)
     print(f"{said} now: {count}")

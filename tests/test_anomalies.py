@@ -134,7 +134,7 @@ def test_each_stage_and_the_way_back(spark: Any, tmp_path: Path) -> None:
         assert again.transform().problems == []
     assert one.odd() == ["odd1", "odd2", "odd3", "odd4"]
     assert one.quarantined("points", "rule", "state") == [("anomaly", "requeued"), ("type", "open")]
-    (week,) = review.precision(pipeline, dataset)
+    (week,) = review.weeks(pipeline, dataset)
     assert (week.version, week.flagged, week.confirmed, week.released, week.precision) == (1, 2, 1, 1, 0.5)
     one.nothing_is_lost("points")
     # A newer model changes nothing of what was decided.
@@ -473,7 +473,7 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
     assert "because" in do("list") and "flags 12 of 300 rows" in do("score", "points", "--version", "2")
     one.bring(*[(f"m{n}", "A", 60 + n / 100, 60) for n in range(100)])
     assert one.run().problems == []
-    assert "(2, " in (told := do("review", "points")) and ", 100, 0, 0, '')" in told
+    assert "(2, " in (told := do("review", "points")) and ", 100, 0, 0, 0, '', '')" in told
     assert "--release ids" in told
     nothing = job.arguments().parse_args(["review", "points", "--release", "score > 2"])
     job.label(one.pipeline(), one.conf("points"), nothing)
@@ -483,7 +483,15 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
     job.label(pipeline := one.pipeline(), one.conf("points"), job.arguments().parse_args(
         ["review", "points", "--confirm", "score > 0.5"]))  # fmt: skip
     assert "confirmed now: 100" in capsys.readouterr().out and not pipeline.outcome.problems
-    assert "100, 100, 0, '100%'" in (told := do("review", "points")) and "model 2: the threshold in force" in told
+    told = do("review", "points")
+    assert "100, 100, 0, 0, '100%', ''" in told and "model 2: the threshold in force" in told
+    for which, count in (("id IN ('r0', 'm1')", 1), ("id IN ('r0', 'r1', 'm2')", 1), ("id = 'r1'", 0)):
+        asked = job.arguments().parse_args(["review", "points", "--missed", which])
+        job.label(one.pipeline(), one.conf("points"), asked)
+        assert f"missed, as is known now: {count};" in capsys.readouterr().out, "what is flagged was not missed"
+    assert "100, 100, 0, 2, '100%', '98%'" in (told := do("review", "points")) and "recut points --version 2" in told
+    with pytest.raises(DrivetrainError, match="has no column 'z'"):
+        review.missed(one.pipeline(), one.conf("points"), "z > 1")
     told = do("recut", "points", "--threshold", "0.5", "--why", "labels")
     assert "model 4 of 300 rows, in the shadow; above 0.5000 (0.5000 to 0.5000) lie" in told and "model 2" in told
     model = Fitted(one.registry.model("points", 4)).model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -12,10 +12,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from drivetrain import ops, quarantine, sqltext
+from drivetrain.anomaly import look, udf
 from drivetrain.anomaly.flow import REVIEWED
+from drivetrain.anomaly.judge import features, taken
 from drivetrain.anomaly.thresholds import Proposal, propose
 from drivetrain.contracts import Dataset
 from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.session import carefully
 from drivetrain.sink import Txn
 
 if TYPE_CHECKING:
@@ -33,19 +36,29 @@ WANTED: Final = 0.9  # precision at which a threshold is proposed
 
 
 @dataclass(frozen=True)
-class Precision:
-    """Of a version's anomalies of a week those that people have judged: how many they confirmed and released."""
+class Week:
+    """Of a version's anomalies of a week those that people have judged: how many they confirmed and released; and how
+    many rows they named in that week which it had ``missed``."""
 
     version: int
     week: str
-    flagged: int
-    confirmed: int
-    released: int
+    flagged: int = 0
+    confirmed: int = 0
+    released: int = 0
+    missed: int = 0
 
     @property
     def precision(self) -> float | None:
-        said = self.confirmed + self.released
-        return self.confirmed / said if said else None
+        return _share(self.confirmed, self.released)
+
+    @property
+    def recall(self) -> float | None:
+        """None where nobody has looked for what was missed, or has found nothing."""
+        return _share(self.confirmed, self.missed) if self.missed else None
+
+
+def _share(part: int, rest: int) -> float | None:
+    return part / (part + rest) if part + rest else None
 
 
 def entries(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
@@ -87,17 +100,50 @@ def label(pipeline: Pipeline, dataset: Dataset, which: str, said: Label) -> int:
         DrivetrainError: the condition is none, or names a column that anomalies do not have.
     """
     found = entries(pipeline, dataset).where(condition(which, said)).where(~F.col("label").eqNullSafe(said))
-    run = {"run": pipeline.outcome.run}
     chosen = found.select(
         "anomaly_id", "dataset", "version", "score", F.lit(said).alias("label"), F.lit(ops.now()).alias("at"),
         F.lit(pipeline.outcome.run).alias("run"),
     ).persist()  # fmt: skip
+    return _said(pipeline, dataset, chosen, said)
+
+
+def missed(pipeline: Pipeline, dataset: Dataset, which: str) -> int:
+    """Say of silver's rows that fulfil the SQL condition, and that the model which judges does not flag, that they are
+    anomalies. They stay where they are; their scores tell what the model misses. Returns how many were not named yet.
+
+    Raises:
+        DrivetrainError: the condition is none, or names a column that silver does not have; no model judges the
+            dataset, or it does not fit the contract.
+    """
+    version = look.chosen(pipeline, dataset, None)
+    fitted, table = pipeline.judges.fitted(dataset, version), pipeline.table("silver", dataset.name)
+    fix = "write a condition over silver's columns, as order_id = 'o17'"
+    sqltext.check_condition(which, [one.name for one in dataset.columns], f"{dataset.name} has", "--missed", fix)
+    tell, rows = udf.teller(pipeline.spark, fitted), table.read(table.version()).where(which)
+
+    def found(careful: bool) -> int:
+        score = tell(features(dataset, careful)).getField("score")
+        ids = quarantine.row_id(dataset).alias("anomaly_id")
+        scored = rows.where(taken(dataset, careful)).select(ids, score.alias("score"))
+        known = newest_labels(pipeline, dataset).where("label = 'missed'")
+        new = scored.where(F.col("score") <= fitted.threshold).join(known, "anomaly_id", "left_anti")
+        said = new.select(
+            "anomaly_id", F.lit(dataset.name).alias("dataset"), F.lit(version).cast("bigint").alias("version"), "score",
+            F.lit("missed").alias("label"), F.lit(ops.now()).alias("at"), F.lit(pipeline.outcome.run).alias("run"),
+        ).persist()  # fmt: skip
+        return _said(pipeline, dataset, said, "missed")
+
+    return carefully(found)
+
+
+def _said(pipeline: Pipeline, dataset: Dataset, chosen: DataFrame, said: Label | Literal["missed"]) -> int:
+    """Append persisted labels, if there are any; how many there are."""
     try:
-        count = chosen.count()
-        if count:
-            _move(pipeline, chosen, said)  # first, as without a label it is asked for again
+        if count := chosen.count():
+            if said != "missed":
+                _move(pipeline, chosen, said)  # first, as without a label it is asked for again
             txn = Txn(f"label:{dataset.name}:{pipeline.outcome.run}:{said}", 1)
-            pipeline.table("ops", "labels").append(chosen, txn, run, {})
+            pipeline.table("ops", "labels").append(chosen, txn, {"run": pipeline.outcome.run}, {})
         return count
     finally:
         chosen.unpersist()
@@ -129,20 +175,35 @@ def _move(pipeline: Pipeline, chosen: DataFrame, said: Label) -> None:
     )
 
 
-def precision(pipeline: Pipeline, dataset: Dataset) -> list[Precision]:
-    """By version and week of the verdict, oldest first."""
+def weeks(pipeline: Pipeline, dataset: Dataset) -> list[Week]:
+    """By version and week of the verdict, of missed rows of the label; oldest first."""
     counts = [F.count(F.lit(1)), F.count_if(F.col("label") == "confirmed"), F.count_if(F.col("label") == "released")]
     week = F.date_format(F.expr(WEEK), "yyyy-MM-dd").alias("week")
-    rows = entries(pipeline, dataset).groupBy("version", week).agg(*counts).orderBy("version", "week").collect()
-    return [Precision(*row) for row in rows]
+    rows = entries(pipeline, dataset).groupBy("version", week).agg(*counts).collect()
+    found = {tuple(row)[:2]: Week(*row) for row in rows}
+    for version, when, count in _missed(pipeline, dataset).groupBy("version", week).count().collect():
+        found[version, when] = replace(found.get((version, when), Week(version, when)), missed=count)
+    return [found[key] for key in sorted(found)]
+
+
+def _missed(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
+    """version, score, at of the rows that people have named as missed."""
+    table = pipeline.table("ops", "labels")
+    if not table.exists():
+        return pipeline.spark.createDataFrame([], "version bigint, score double, at timestamp")
+    mine = (F.col("dataset") == dataset.name) & (F.col("label") == "missed")
+    return table.read().where(mine).select("version", "score", "at")
 
 
 def proposal(pipeline: Pipeline, dataset: Dataset, version: int) -> Proposal:
-    """Whether another threshold would do better on what people have labelled of a version's anomalies."""
+    """Whether another threshold would do better on what people have labelled of a version's anomalies, and of what it
+    missed."""
     said = entries(pipeline, dataset).where((F.col("version") == version) & F.col("label").isNotNull())
     rows = said.select("score", "label", "threshold").orderBy(F.desc("at")).limit(MOST_LABELS).collect()
-    scores = np.array([row["score"] for row in rows], np.float64)
-    confirmed = np.array([row["label"] == "confirmed" for row in rows], np.bool_)
+    unseen = _missed(pipeline, dataset).where(F.col("version") == version).orderBy(F.desc("at")).limit(MOST_LABELS)
+    below = [row["score"] for row in unseen.select("score").collect()]
+    scores = np.array([*(row["score"] for row in rows), *below], np.float64)
+    confirmed = np.array([*(row["label"] == "confirmed" for row in rows), *[True] * len(below)], np.bool_)
     return propose(scores, confirmed, max((row["threshold"] for row in rows), default=0.0), WANTED)
 
 
