@@ -98,12 +98,12 @@ use_environment() {
   [[ -n ${HOME-} && -w $HOME ]] || export MPLCONFIGDIR=${MPLCONFIGDIR:-$home/cache/matplotlib}
 }
 
-use_pyspark() {  # for programs that start pyspark without spark-submit, as tests and benchmarks do
+use_pyspark() {  # for programs that start pyspark without spark-submit, as tests and benchmarks do; with Java options $1
   local jars=("$home"/jars/*.jar) spark=("$home"/venv/lib/python*/site-packages/pyspark) all options
   all=$(IFS=, && echo "${jars[*]}")
   options="\"-Dderby.stream.error.file=$home/run/derby.log\""
   options+=" \"-Dlog4j2.configurationFile=file://${root// /%20}/conf/log4j2.properties\""
-  options+=" -XX:-DontCompileHugeMethods"  # as conf/base.yaml has it
+  options+=" -XX:-DontCompileHugeMethods ${1-}"  # the first as conf/base.yaml has it
   export SPARK_HOME=${spark[0]}
   export PYSPARK_SUBMIT_ARGS="--jars '$all' --driver-java-options '$options' pyspark-shell"
 }

@@ -76,7 +76,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     settings = {
         "spark.jars": ",".join(map(str, jars)),
         "spark.driver.memory": "4g",
-        "spark.driver.extraJavaOptions": "-XX:+UseParallelGC -Xms2g -Xmn1g",
         **INTERPRETED,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
