@@ -7,7 +7,7 @@ shows them at once, and what it shows must be what silver will hold.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -15,12 +15,11 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from drivetrain import ops, quarantine, silver
-from drivetrain.anomaly import drift, fit, udf
+from drivetrain.anomaly import drift, fit, reference, udf
 from drivetrain.anomaly.fit import check_features
 from drivetrain.anomaly.judge import VERDICT, Decision, Judge, check_expressions, group_counts
 from drivetrain.anomaly.registry import Registry
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 LOOKED_AT: Final = 5  # commits in which the decision on the load before is looked for
 SHOWN_GROUPS: Final = 20
 REVIEWED: Final = ("quarantined", "insert", "update")  # outcomes of rows that are somewhere
-WRONG: Final = (DrivetrainError, *FAILURES, pa.ArrowException, ValueError)  # what looking at many rows may raise
 PROPERTIES: Final = {"delta.dataSkippingStatsColumns": "anomaly_id,dataset,version,_load"}
 
 
@@ -173,15 +171,22 @@ def judged_alike(pipeline: Pipeline, dataset: Dataset, done: int, last: int) -> 
     if not dataset.stream or not dataset.anomaly:
         return last
     upto, said = last, None
-    for _, metadata in pipeline.table("bronze", dataset.name).commits():  # newest first
-        if metadata["number"] <= done:
-            break
-        if metadata["number"] <= last and (one := metadata.get("anomaly")):
-            now = one["version"], one["stage"]
-            if said not in (None, now):
-                upto = metadata["number"]
-            said = now
+    for number, one in _judged(pipeline, dataset, done + 1, last):
+        now = one["version"], one["stage"]
+        if said not in (None, now):
+            upto = number
+        said = now
     return upto
+
+
+def _judged(pipeline: Pipeline, dataset: Dataset, first: int, last: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Of a stream's loads from ``first`` to ``last`` those that were judged as they came, and their decisions, newest
+    first."""
+    for _, metadata in pipeline.table("bronze", dataset.name).commits():
+        if metadata["number"] < first:
+            return
+        if metadata["number"] <= last and "anomaly" in metadata:
+            yield metadata["number"], metadata["anomaly"]
 
 
 def with_verdicts(records: DataFrame, anomalies: Table, dataset: Dataset) -> DataFrame:
@@ -213,11 +218,8 @@ def decision(
     if not dataset.stream:
         return None
     total: Decision | None = None
-    for _, metadata in pipeline.table("bronze", dataset.name).commits():
-        if metadata["number"] < loads.first:
-            break
-        if metadata["number"] <= loads.last and "anomaly" in metadata:
-            total = _sum(total, Decision(**metadata["anomaly"]))
+    for _, one in _judged(pipeline, dataset, loads.first, loads.last):
+        total = _sum(total, Decision(**one))
     return total
 
 
@@ -261,7 +263,7 @@ def note(pipeline: Pipeline, dataset: Dataset, staged: DataFrame, loads: Loads, 
             scores = note_drift(pipeline, dataset, staged, decision)
             groups = json.dumps(flagged_by_group(staged, dataset))
             pipeline.outcome.verdicts[-1] = replace(row, scores=json.dumps(scores), groups=groups)
-    except WRONG as error:
+    except (DrivetrainError, *reference.FAILED) as error:
         pipeline.outcome.notes.append(f"{dataset.name}: its drift was not measured: {_because(error)}")
 
 

@@ -18,10 +18,11 @@ from pyspark.sql import functions as F
 from drivetrain import ops, silver
 from drivetrain.anomaly.judge import features, taken
 from drivetrain.contracts import Dataset
-from drivetrain.session import carefully
+from drivetrain.session import FAILURES, carefully
 
 MOST: Final = 200_000
 VALUES: Final = 20_000_000  # that a driver takes at most, whatever the number of features: 160 MB
+FAILED: Final = (*FAILURES, pa.ArrowException, ValueError)  # what bringing many rows to the driver may raise
 SPARE: Final = 1.1  # hashes are not quite even
 BUCKETS: Final = 1 << 30
 HOUR: Final = 3_600_000_000  # microseconds

@@ -21,8 +21,9 @@ from drivetrain import ops
 from drivetrain.anomaly import features, grow, reasons
 from drivetrain.anomaly.features import Feature
 from drivetrain.anomaly.forest import Floats
+from drivetrain.anomaly.reference import FAILED
 from drivetrain.anomaly.scoring import Scorer
-from drivetrain.session import FAILURES, reason
+from drivetrain.session import reason
 
 if TYPE_CHECKING:
     from drivetrain.pipeline import Pipeline
@@ -102,7 +103,7 @@ def look(pipeline: Pipeline) -> None:
                 what = f"this run is not like the {odd.past} before it: {odd.why}"
                 outcome.notes.append(f"{row.dataset}: {what}")
                 ops.alert(pipeline.table("ops", "alerts"), outcome.run, "run", row.dataset, what)
-    except (*FAILURES, pa.ArrowException, ValueError) as error:
+    except FAILED as error:
         outcome.notes.append(f"this run was not compared with those before it: {reason(error)}")
 
 
