@@ -57,6 +57,7 @@ class SettingsModel(Model):
     refresh_seconds: float = Field(60, gt=0, alias="refresh_seconds")
     keep_hours: float = Field(168, ge=1, alias="keep_hours")
     model_key: str | None = Field(None, pattern=r"^(env|file):.", alias="model_key")
+    tune: bool = True
     database_prefix: str = Field("", pattern=f"^({NAME.pattern})?$", alias="database_prefix")
     make_feeds: MakeFeeds | None = Field(None, alias="make_feeds")
     queues: dict[str, str] = {}
@@ -165,7 +166,7 @@ def _settings(layered: Layered, problems: list[Problem]) -> Settings | None:
         timezone=model.timezone, settle_seconds=model.settle_seconds, max_record_bytes=model.max_record_bytes,
         sample_rows=model.sample_rows, unified_table=model.unified_table, database_prefix=model.database_prefix,
         refresh_seconds=model.refresh_seconds, keep_hours=model.keep_hours,
-        model_key=model.model_key,
+        model_key=model.model_key, tune=model.tune,
         make_feeds=model.make_feeds.model_dump() if model.make_feeds else None,
         spark={key: str(value) for key, value in model.spark.items() if value is not None},
     )  # fmt: skip

@@ -304,6 +304,7 @@ class Settings:
     refresh_seconds: float = 60
     keep_hours: float = 168
     model_key: str | None = None  # a reference, as all secrets
+    tune: bool = True
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ TYPES: Final = {"str": "string", "int": "bigint", "float": "double", "bool": "bo
 
 @dataclass
 class Step:
-    """One step of a run. Bytes and rows are sums over its Spark tasks; memory is the largest task's peak."""
+    """One step of a run. Bytes and rows are sums over its Spark tasks; memory is the largest task's peak. What was
+    expected is of before it ran; ``decisions`` are those of tune, as JSON."""
 
     run: str
     job: str
@@ -46,6 +47,9 @@ class Step:
     tasks: int = 0
     settings: str = ""
     failed: bool = False
+    expected_bytes: int = 0
+    expected_shuffle_bytes: int = 0
+    decisions: str = ""
 
 
 @dataclass(frozen=True)

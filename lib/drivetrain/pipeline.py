@@ -27,6 +27,7 @@ from drivetrain import (
     refresh,
     silver,
     source,
+    tune,
 )
 from drivetrain.anomaly import flow, runs
 from drivetrain.anomaly.judge import Decision, Judge
@@ -52,6 +53,7 @@ from drivetrain.session import FAILURES, carefully, embedded, files_of, reason
 from drivetrain.sink import CONFLICT, NO_STATISTICS, Table, Txn, again, session_confs
 
 LEDGER = "ledger"
+UNTUNED = ("speed", "replay")  # their steps run in streams, whose settings stand from the first start
 FILES = ":files:"  # in the names of commits to quarantine that tell of files
 
 # Appends records to a dataset's log, with what the commit says, the records' layouts and their files; rows written.
@@ -84,6 +86,8 @@ class Pipeline:
         self.looked_into: dict[str, tuple[list[Intake], list[Rejected]]] = {}
         self.known_files: dict[str, dict[str, list[Intake]]] = {}
         self.judges = flow.Judges(self)
+        tuned = conf.settings.tune and job not in UNTUNED
+        self.tuner = tune.Tuner(spark, self.table("ops", "steps")) if tuned else None
 
     def table(self, layer: str, name: str) -> Table:
         return Table(self.spark, f"{self.warehouse}/{layer}/{name}")
@@ -401,11 +405,13 @@ class Pipeline:
 
     def refine_loads(self, dataset: Dataset, log: DataFrame, loads: Loads) -> None:
         """Take those loads, which ``log`` has whole, and others too, into silver."""
-        with (
-            session_confs(self.spark, dict(dataset.spark)),
-            self.staging(dataset) as folder,
-            self.step("silver", dataset.name) as step,
-        ):
+        tables = [
+            self.table("bronze", dataset.name),
+            *([self.table("silver", dataset.name)] if loads.silver_version >= 0 else []),
+        ]
+        logged = self.logged(dataset, loads)
+        reads = Reads(tables, logged.bytes, dict(dataset.spark))
+        with self.staging(dataset) as folder, self.step("silver", dataset.name, reads) as step:
             given = dataset.stream or loads.given  # a stream's rows are judged as they come
             judge = None if given else self.judge(dataset)
             try:
@@ -419,18 +425,16 @@ class Pipeline:
                 decision = self.decision(dataset, rows, loads, judge)
                 held = judge and decision and decision.held
                 if not held:
-                    step.rows = self.commit(dataset, rows, known, loads, decision)
+                    step.rows = self.commit(dataset, rows, known, loads, logged, decision)
                 else:
                     kept = silver.classify(silver.kept(rows).drop("_outcome"), dataset, self.may_be_known(dataset))
                     staged = self.written(kept, f"{folder}/kept")
             if held:
                 with self.compared(dataset, staged, loads) as (rows, known):
-                    step.rows = self.commit(dataset, rows, known, loads, decision)
+                    step.rows = self.commit(dataset, rows, known, loads, logged, decision)
 
     @contextmanager
-    def compared(
-        self, dataset: Dataset, staged: DataFrame, loads: Loads
-    ) -> Iterator[tuple[DataFrame, Known | None]]:
+    def compared(self, dataset: Dataset, staged: DataFrame, loads: Loads) -> Iterator[tuple[DataFrame, Known | None]]:
         """The staged rows with their outcomes against all that came before; and what silver holds near them."""
         if dataset.jdbc:
             staged = silver.read_before(staged, self.quarantined_before(dataset, loads))
@@ -514,8 +518,9 @@ class Pipeline:
         return any(len(versions) > 1 for versions in self.taken(dataset).values())
 
     def commit(
-        self, dataset: Dataset, staged: DataFrame, known: Known | None, loads: Loads, decision: Decision | None
-    ) -> int:
+        self, dataset: Dataset, staged: DataFrame, known: Known | None, loads: Loads, logged: Logged,
+        decision: Decision | None,
+    ) -> int:  # fmt: skip
         """Write what was staged: verdicts, which are given once they stand, then quarantine, then silver, whose commit
         carries the ledger row and the decision."""
         example = F.first("_unknown", ignorenulls=True).alias("unknown")
@@ -529,7 +534,7 @@ class Pipeline:
                 self.refuse(dataset, f"records have columns that the contract does not have, as {unknown}")
         good = staged.where(F.col("_outcome").isin("insert", "update"))
         self.measure(dataset, good)
-        row = self.ledger_row(dataset, counts, loads)
+        row = self.ledger_row(dataset, counts, loads, logged)
         if not row.adds_up:
             raise DrivetrainError(
                 Problem(
@@ -562,8 +567,7 @@ class Pipeline:
                 *[Problem("check", where, f"a check stops this dataset: {item}", fix) for item in broken]
             )
 
-    def ledger_row(self, dataset: Dataset, counts: Mapping[str, int], loads: Loads) -> ops.LedgerRow:
-        total = self.logged(dataset, loads)
+    def ledger_row(self, dataset: Dataset, counts: Mapping[str, int], loads: Loads, total: Logged) -> ops.LedgerRow:
         found = {name: int(counts.get(name, 0)) for name in silver.OUTCOMES}
         return ops.LedgerRow(
             run=self.outcome.run, dataset=dataset.name, first_load=loads.first, last_load=loads.last,
@@ -576,7 +580,7 @@ class Pipeline:
 
     def logged(self, dataset: Dataset, loads: Loads) -> Logged:
         """What those loads put into the log, by Delta's own count: the other side of the ledger."""
-        log, total = self.table("bronze", dataset.name), Logged(0, 0, 0)
+        log, total = self.table("bronze", dataset.name), Logged(0, 0, 0, 0)
         for version, metadata in log.commits():
             if metadata["number"] < loads.first:
                 break
@@ -584,7 +588,10 @@ class Pipeline:
                 continue
             records = log.rows_written(version) - metadata["files"]
             requeued = records if metadata["files"] == 0 and "batch" not in metadata else 0
-            total = Logged(total.records + records, total.files + metadata["files"], total.requeued + requeued)
+            total = Logged(
+                total.records + records, total.files + metadata["files"], total.requeued + requeued,
+                total.bytes + log.bytes_written(version),
+            )  # fmt: skip
         return total
 
     def write_quarantine(self, dataset: Dataset, staged: DataFrame, counts: Mapping[str, int], loads: Loads) -> None:
@@ -695,8 +702,15 @@ class Pipeline:
 
     def publish(self, table: GoldTable, versions: Mapping[str, int], pinned: Mapping[str, int]) -> None:
         """Write aside, audit, then make it the new version; a failed check leaves the old one."""
-        with self.staging(table) as folder, self.step("gold", table.name) as step:
-            candidate = self.written(self.candidate(table, pinned, f"{folder}/groups"), f"{folder}/rows")
+        inputs = [self.table("gold" if name in self.conf.gold else "silver", name) for name in table.inputs]
+        inputs = [one for one in inputs if one.exists()]
+        reads = Reads(inputs, sum(one.bytes() for one in inputs))
+        with self.staging(table) as folder, self.step("gold", table.name, reads) as step:
+
+            def build() -> DataFrame:
+                return self.written(self.candidate(table, pinned, f"{folder}/groups"), f"{folder}/rows")
+
+            candidate = tune.carefully_in_memory(self.spark, build, self.progress.say)
             measured = gold.audit(candidate, table)
             self.note_checks("gold", table.name, measured)
             metadata = {
@@ -757,11 +771,15 @@ class Pipeline:
     # --- what every step shares ---
 
     @contextmanager
-    def step(self, name: str, dataset: str) -> Iterator[ops.Step]:
+    def step(self, name: str, dataset: str, reads: Reads | None = None) -> Iterator[ops.Step]:
+        """A step of the run, tuned where it is known what it reads; what conf sets for it goes before that."""
         self.progress.begin(name, dataset)
         step = None
         try:
-            with self.steps.step(name, dataset) as step:
+            plan = self.tuner.plan(name, dataset, reads.tables, reads.bytes) if self.tuner and reads else tune.NO_PLAN
+            confs = {**plan.settings, **(reads.settings if reads else {})}
+            with session_confs(self.spark, confs), self.steps.step(name, dataset) as step:
+                plan.note(step)
                 yield step
         finally:
             if step:
@@ -826,10 +844,12 @@ class Pipeline:
             "drift": self.outcome.drifts,
         }  # fmt: skip
         self.write_verdicts()
+        learned = {"steps": self.tuner.metadata(self.steps.done)} if self.tuner else {}
         with ThreadPoolExecutor(len(tables) + 1) as pool:  # small commits, whose time is mostly waiting
             jobs = [pool.submit(self.write_ledger)]
             for name, rows in tables.items():
-                jobs.append(pool.submit(ops.write, self.table("ops", name), rows, {}, self.outcome.run))
+                said = learned.get(name, {})
+                jobs.append(pool.submit(ops.write, self.table("ops", name), rows, said, self.outcome.run))
         for job in jobs:
             job.result()
 
@@ -881,6 +901,16 @@ class Logged:
     records: int
     files: int
     requeued: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a step reads: tables, and the stored bytes that go into its shuffles; and settings that conf gives it."""
+
+    tables: Sequence[Table]
+    bytes: int
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def silver_properties(dataset: Dataset) -> dict[str, str]:

@@ -136,8 +136,15 @@ class Table:
 
     def rows_written(self, version: int) -> int:
         """Rows that the commit of that version added, by Delta's own count."""
+        return self._metric(version, "numOutputRows")
+
+    def bytes_written(self, version: int) -> int:
+        """Bytes of the files that the append of that version added."""
+        return self._metric(version, "numOutputBytes")
+
+    def _metric(self, version: int, name: str) -> int:
         infos = [action["commitInfo"] for action in self._commit(version) if "commitInfo" in action]
-        return int(infos[0].get("operationMetrics", {}).get("numOutputRows", 0)) if infos else 0
+        return int(infos[0].get("operationMetrics", {}).get(name, 0)) if infos else 0
 
     def has_commit(self, version: int) -> bool:
         """Whether the log still holds that version's commit."""
@@ -160,6 +167,12 @@ class Table:
         snapshot = self._snapshot()
         checksum = snapshot.checksumOpt()
         return int(checksum.get().numFiles() if checksum.isDefined() else snapshot.numOfFiles())
+
+    def bytes(self) -> int:
+        """Stored bytes of the latest version, as `files`."""
+        snapshot = self._snapshot()
+        checksum = snapshot.checksumOpt()
+        return int(checksum.get().tableSizeBytes() if checksum.isDefined() else snapshot.sizeInBytes())
 
     def left_since(self, version: int) -> datetime | None:
         """Since when files of that version are no longer the table's; None where all still are."""

@@ -1,0 +1,355 @@
+"""Settings from forecasts, each with its reason: a rule from sizes and cores first, and what earlier runs showed.
+
+Adaptive execution joins partitions that a plan has too many of; it seldom makes more, and knows neither the last runs
+nor how large a table is in memory. So the number of partitions at the start, and what may be broadcast, are set for
+each step before it is planned, and never while it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Final, TypeVar
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+from drivetrain.ops import Step
+from drivetrain.session import FAILURES, causes
+from drivetrain.sink import Table, session_confs
+
+SHUFFLE: Final = "spark.sql.shuffle.partitions"
+BROADCAST: Final = "spark.sql.autoBroadcastJoinThreshold"
+SNAPSHOT: Final = "spark.databricks.delta.snapshotPartitions"
+SPARKS_OWN: Final = {SHUFFLE: "200", BROADCAST: "10485760", SNAPSHOT: "50"}
+
+# A drifted step's, and a second try's after memory was short: slower than others, but they need the least of it.
+CONSERVATIVE: Final = {
+    SHUFFLE: "200", BROADCAST: "-1", "spark.sql.adaptive.enabled": "true",
+    "spark.sql.adaptive.skewJoin.enabled": "true", "spark.sql.adaptive.autoBroadcastJoinThreshold": "-1",
+}  # fmt: skip
+
+MB: Final = 1 << 20
+LEAST: Final = MB  # of shuffled bytes for a partition of its own
+FULL: Final = 32 * MB  # of shuffled bytes in a partition, which are several times as many as objects
+MOST_PARTITIONS: Final = 10_000
+PRIOR: Final = 3.0  # shuffled bytes / stored ones, of a step that has not run yet
+ACTIONS: Final = 50_000  # files of a Delta table for each partition of its snapshot
+HEAP_SHARE: Final = 8  # a broadcast table may fill this part of the driver's heap; it is held there more than once
+EXPANSION: Final = 50.0  # bytes in memory / stored ones, where nothing tells
+UNHEARD_OF: Final = 200.0  # an expansion that tables with real columns do not reach
+ROW_OVERHEAD: Final = 64  # bytes of a hashed row beside its values
+KEPT_RUNS: Final = 8
+SURPRISE: Final = 4.0  # measured / forecast, or the other way round
+NOTABLE: Final = 8 * MB  # below that much shuffled nothing is a surprise
+WORSE: Final = 1.2
+OUT_OF_MEMORY: Final = ("OutOfMemory", "Not enough memory to build and broadcast", "UNABLE_TO_ACQUIRE_MEMORY")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One setting for one step: what it is and would have been, why, what else was weighed, and what it rests on:
+    ``rule`` (sizes and cores), ``learned`` (earlier runs) or ``conservative`` (these were no guide)."""
+
+    setting: str
+    value: str
+    because: str
+    default: str
+    alternatives: tuple[str, ...]
+    confidence: str
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table that a step reads: stored bytes and files; rows, 0 where they do not matter, and bytes in one by its
+    types."""
+
+    bytes: int
+    rows: int
+    files: int
+    width: int
+
+    @property
+    def in_memory(self) -> float:
+        """Bytes that it takes as a hashed table."""
+        return self.rows * (self.width + ROW_OVERHEAD) if self.rows else self.bytes * EXPANSION
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the application may use at most: cores over all executors, and the driver's heap in bytes."""
+
+    cores: int
+    driver_heap: int
+
+    @property
+    def room(self) -> float:
+        """Bytes that one broadcast table may take in memory."""
+        return self.driver_heap / HEAP_SHARE
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a step was given and did."""
+
+    input_bytes: int
+    shuffle_bytes: int
+    spill_bytes: int
+    cpu_seconds: float
+    partitions: int
+    forecast_bytes: int
+    learned: bool
+
+    @property
+    def surprised(self) -> bool:
+        """Whether history had told another volume."""
+        high, low = max(self.shuffle_bytes, self.forecast_bytes), min(self.shuffle_bytes, self.forecast_bytes)
+        return self.learned and high > NOTABLE and high > SURPRISE * low
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes that a step will shuffle: the most that is likely; and the number of runs that tell so."""
+
+    bytes: int
+    runs: int
+
+
+History = Mapping[str, Sequence[Run]]
+
+
+def step_key(step: str, dataset: str) -> str:
+    return f"{step} {dataset}"
+
+
+# --- what will be ---
+
+
+def forecast(input_bytes: int, runs: Sequence[Run]) -> Forecast:
+    """From the ratio of shuffled to read bytes: the largest of the runs at most 10 times larger or smaller, else the
+    prior's, or history's where that is more: no run tells of such a size."""
+    ratios = [run.shuffle_bytes / run.input_bytes for run in runs if run.input_bytes]
+    near = [
+        run.shuffle_bytes / run.input_bytes for run in runs if run.input_bytes and _alike(run.input_bytes, input_bytes)
+    ]
+    ratio = max(near) if near else max([PRIOR, *ratios])
+    return Forecast(math.ceil(ratio * input_bytes), len(near))
+
+
+def _alike(one: int, other: int) -> bool:
+    return other / 10 <= one <= other * 10
+
+
+def drifted(runs: Sequence[Run]) -> bool:
+    """Whether history is no guide: one of the last three forecasts was far off. Three good ones end that."""
+    return any(run.surprised for run in runs[-3:])
+
+
+# --- what to set ---
+
+
+def decide(machine: Machine, relations: Sequence[Relation], input_bytes: int, runs: Sequence[Run]) -> list[Decision]:
+    """Every setting of a step that reads the relations, of which ``input_bytes`` go into its shuffles."""
+    if drifted(runs):
+        why = f"one of its last 3 runs shuffled over {SURPRISE:g} times more or less than forecast"
+        return [
+            Decision(key, value, why, SPARKS_OWN.get(key, "true"), (), "conservative")
+            for key, value in CONSERVATIVE.items()
+        ]
+    made = [shuffle_partitions(machine, input_bytes, runs), snapshot_partitions(relations)]
+    return [*made, broadcast_threshold(machine, relations)] if len(relations) > 1 else made
+
+
+def shuffle_partitions(machine: Machine, input_bytes: int, runs: Sequence[Run]) -> Decision:
+    """Of small volumes one partition for each MB, of others twice the cores, of large ones what keeps a partition
+    below 32 MB; half of that where such a run spilled; and a number that did better in earlier runs before all."""
+    told = forecast(input_bytes, runs)
+    spilled = any(run.spill_bytes and _alike(run.input_bytes, input_bytes) for run in runs)
+    number = partitions(told.bytes, machine.cores, FULL // 2 if spilled else FULL)
+    why = f"{told.bytes / MB:,.1f} MB to shuffle on {machine.cores} cores"
+    why += f", by {told.runs} run{'s' if told.runs != 1 else ''}" if told.runs else ", by a rule: no such run yet"
+    why += "; smaller ones, as it spilled before" if spilled else ""
+    better = taken_back(number, input_bytes, runs)
+    alternatives = [str(n) for n in sorted({machine.cores, 2 * machine.cores, 200, *([number] if better else [])})]
+    if better:
+        why = f"with {number} it took {better.ratio:.1f} times the CPU of its runs with {better.partitions}"
+        number = better.partitions
+    kept = tuple(text for text in alternatives if text != str(number))
+    return Decision(SHUFFLE, str(number), why, SPARKS_OWN[SHUFFLE], kept, "learned" if told.runs else "rule")
+
+
+def partitions(volume: int, cores: int, full: int = FULL) -> int:
+    """The number for that many shuffled bytes."""
+    if volume > full * 2 * cores:
+        return min(math.ceil(volume / full / cores) * cores, MOST_PARTITIONS)
+    return max(1, min(2 * cores, math.ceil(volume / LEAST)))
+
+
+@dataclass(frozen=True)
+class Better:
+    """A number of partitions that earlier runs did better with, and how much more CPU the other took."""
+
+    partitions: int
+    ratio: float
+
+
+def taken_back(number: int, input_bytes: int, runs: Sequence[Run]) -> Better | None:
+    """What is known to be better than ``number``: only numbers that ran, on inputs of about this size."""
+    costs: dict[int, list[float]] = {}
+    for run in runs:
+        if run.input_bytes and input_bytes / 2 <= run.input_bytes <= input_bytes * 2:
+            costs.setdefault(run.partitions, []).append(run.cpu_seconds / run.input_bytes)
+    if number not in costs:
+        return None
+    median = {tried: statistics.median(found) for tried, found in costs.items()}
+    best = min(median, key=lambda tried: (median[tried], tried))
+    ratio = median[number] / median[best] if median[best] else 1.0
+    return Better(best, ratio) if best != number and ratio > WORSE else None
+
+
+def snapshot_partitions(relations: Sequence[Relation]) -> Decision:
+    """Delta computes a table's state in as many tasks; with its 50 these cost small tables more than all else."""
+    files = max((relation.files for relation in relations), default=0)
+    number = max(2, min(50, math.ceil(files / ACTIONS)))
+    return Decision(SNAPSHOT, str(number), f"{files:,} files at most in a table", SPARKS_OWN[SNAPSHOT], ("50",), "rule")
+
+
+def broadcast_threshold(machine: Machine, relations: Sequence[Relation]) -> Decision:
+    """Spark compares the threshold with stored bytes, which are a fiftieth of those in memory at times. So it is the
+    largest below Spark's own under which every table fits into its part of the driver's heap."""
+    room, own = machine.room, int(SPARKS_OWN[BROADCAST])
+    large = [relation for relation in relations if relation.bytes <= own and relation.in_memory > room]
+    if not large:
+        why = f"no table of at most 10 MB takes over {room / MB:,.0f} MB in memory"
+        return Decision(BROADCAST, str(own), why, SPARKS_OWN[BROADCAST], ("-1",), "rule")
+    worst = min(large, key=lambda relation: relation.bytes)
+    why = f"{worst.bytes / MB:,.1f} MB stored are {worst.in_memory / MB:,.0f} MB in memory, over {room / MB:,.0f} MB"
+    return Decision(BROADCAST, str(max(worst.bytes - 1, -1)), why, SPARKS_OWN[BROADCAST], ("-1", str(own)), "rule")
+
+
+# --- what was ---
+
+
+def observed(step: Step) -> Run | None:
+    """What a tuned step tells of the next; None of a failed one, or one that was not tuned."""
+    if step.failed or not step.decisions:
+        return None
+    made = {one["setting"]: one for one in json.loads(step.decisions)}
+    return Run(
+        step.expected_bytes, step.shuffle_write_bytes, step.spill_bytes, round(step.cpu_seconds, 3),
+        int(made[SHUFFLE]["value"]), step.expected_shuffle_bytes, made[SHUFFLE]["confidence"] == "learned",
+    )  # fmt: skip
+
+
+def after(history: History, steps: Sequence[Step]) -> dict[str, list[Run]]:
+    """History with the steps added; of each the latest runs."""
+    made = {key: list(runs) for key, runs in history.items()}
+    for step in steps:
+        run = observed(step)
+        if run:
+            made.setdefault(step_key(step.step, step.dataset), []).append(run)
+    return {key: runs[-KEPT_RUNS:] for key, runs in made.items()}
+
+
+def read_history(steps: Table) -> dict[str, list[Run]]:
+    """What the commits to the table of steps carry: the newest that tells, without a Spark job."""
+    if not steps.exists():
+        return {}
+    told: dict[str, Any] = next((metadata["history"] for _, metadata in steps.commits() if "history" in metadata), {})
+    return {key: [Run(*values) for values in runs] for key, runs in told.items()}
+
+
+# --- the session ---
+
+
+def machine(spark: SparkSession) -> Machine:
+    """What the session's application may come to use, by its settings."""
+    conf, cores = spark.sparkContext.getConf(), spark.sparkContext.defaultParallelism
+    if conf.get("spark.dynamicAllocation.enabled", "false") == "true":
+        most = conf.get("spark.dynamicAllocation.maxExecutors")
+        cores = int(most) * int(conf.get("spark.executor.cores", "1") or 1) if most else cores
+    jvm: Any = spark._jvm
+    return Machine(max(1, cores), int(jvm.java.lang.Runtime.getRuntime().maxMemory()))
+
+
+def relation(table: Table, machine: Machine) -> Relation:
+    """The table as Delta's log tells of it, without a scan. Rows are asked for where it could be broadcast and might
+    not fit."""
+    size, width = table.bytes(), 0
+    rows = 0
+    if machine.room / UNHEARD_OF < size <= int(SPARKS_OWN[BROADCAST]):
+        read = table.read()
+        rows, width = read.count(), int(read._jdf.schema().defaultSize())
+    return Relation(size, rows, table.files(), width)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a step is to run with, and what is expected of it."""
+
+    decisions: Sequence[Decision]
+    input_bytes: int
+    shuffle_bytes: int
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {decision.setting: decision.value for decision in self.decisions}
+
+    def note(self, step: Step) -> None:
+        """Keep it with the step, before that runs."""
+        step.expected_bytes, step.expected_shuffle_bytes = self.input_bytes, self.shuffle_bytes
+        step.decisions = json.dumps([asdict(decision) for decision in self.decisions]) if self.decisions else ""
+
+
+NO_PLAN: Final = Plan((), 0, 0)
+
+
+class Tuner:
+    """Plans the steps of one run, from what the table of steps tells of earlier ones."""
+
+    def __init__(self, spark: SparkSession, steps: Table) -> None:
+        self.spark, self.steps = spark, steps
+
+    @cached_property
+    def machine(self) -> Machine:
+        return machine(self.spark)
+
+    @cached_property
+    def history(self) -> History:
+        return read_history(self.steps)
+
+    def plan(self, step: str, dataset: str, tables: Sequence[Table], input_bytes: int) -> Plan:
+        runs = self.history.get(step_key(step, dataset), ())
+        relations = [relation(table, self.machine) for table in tables]
+        made = decide(self.machine, relations, input_bytes, runs)
+        return Plan(made, input_bytes, forecast(input_bytes, runs).bytes)
+
+    def metadata(self, steps: Sequence[Step]) -> dict[str, Any]:
+        """What the commit of these steps is to carry: history with them."""
+        made = after(self.history, steps)
+        return {"history": {key: [list(asdict(run).values()) for run in runs] for key, runs in made.items()}}
+
+
+T = TypeVar("T")
+
+
+def carefully_in_memory(spark: SparkSession, compute: Callable[[], T], say: Callable[[str], None]) -> T:
+    """What it computes; where memory was short, what it computes with the conservative settings."""
+    try:
+        return compute()
+    except FAILURES as error:
+        if not is_out_of_memory(error):
+            raise
+        say("memory was short: once more with nothing broadcast and 200 partitions")
+        with session_confs(spark, CONSERVATIVE):
+            return compute()
+
+
+def is_out_of_memory(failure: Exception) -> bool:
+    told = [str(failure)] if not isinstance(failure, Py4JJavaError) else []
+    told += [f"{kind} {message}" for kind, message in causes(failure)]
+    return any(sign in line for line in told for sign in OUT_OF_MEMORY)

@@ -1,0 +1,206 @@
+"""Settings from forecasts: the rules, what is learned, and what a pipeline does with them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.errors import PySparkException
+from test_pipeline import Shop
+
+from drivetrain import ops, tune
+from drivetrain.tune import MB, Machine, Relation, Run
+
+LOCAL = Machine(2, 2048 * MB)
+SMALL = Machine(2, 512 * MB)
+RUN = Run(100 * MB, 200 * MB, 0, 10.0, 8, 200 * MB, True)
+GIB = 1 << 30
+
+
+def values(decisions: list[tune.Decision]) -> dict[str, str]:
+    return {one.setting: one.value for one in decisions}
+
+
+# --- the rules ---
+
+
+@pytest.mark.parametrize(
+    ("volume", "cores", "number"),
+    [(0, 2, 1), (300_000, 2, 1), (2 * MB, 2, 2), (10 * MB, 2, 4), (100 * MB, 2, 4), (GIB, 2, 32), (GIB, 16, 32),
+     (100 * MB, 16, 32), (40 * GIB, 16, 1280), (1 << 50, 16, tune.MOST_PARTITIONS)],
+)  # fmt: skip
+def test_partitions_by_volume_and_cores(volume: int, cores: int, number: int) -> None:
+    assert tune.partitions(volume, cores) == number
+
+
+@given(st.integers(0, 1 << 45), st.integers(0, 1 << 45), st.integers(1, 512))
+def test_more_volume_never_takes_fewer_partitions(one: int, other: int, cores: int) -> None:
+    """And none is over 32 MB where their number is not at its end."""
+    low, high = sorted((one, other))
+    few, many = tune.partitions(low, cores), tune.partitions(high, cores)
+    assert 1 <= few <= many <= tune.MOST_PARTITIONS
+    assert high / many <= tune.FULL or many == tune.MOST_PARTITIONS
+
+
+def test_a_table_that_memory_cannot_hold_is_not_broadcast() -> None:
+    """A 9.8 MB Parquet side of 2.4 million rows fails a driver of 512 MB under Spark's own threshold."""
+    fact, side = Relation(900 * MB, 0, 10, 0), Relation(int(9.8 * MB), 2_400_000, 1, 24)
+    own = int(tune.SPARKS_OWN[tune.BROADCAST])
+    small = tune.broadcast_threshold(SMALL, [fact, side])
+    assert int(small.value) < side.bytes and "9.8 MB stored" in small.because
+    assert int(tune.broadcast_threshold(Machine(2, 4096 * MB), [fact, side]).value) == own
+    both = tune.broadcast_threshold(SMALL, [side, replace(side, bytes=3 * MB)])
+    assert int(both.value) == 3 * MB - 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 20 * MB), st.integers(0, 10_000_000), st.integers(1, 500)), max_size=5))
+def test_nothing_over_its_room_is_under_the_threshold(tables: list[tuple[int, int, int]]) -> None:
+    found = [Relation(size, rows, 1, width) for size, rows, width in tables]
+    threshold = int(tune.broadcast_threshold(SMALL, found).value)
+    assert threshold <= int(tune.SPARKS_OWN[tune.BROADCAST])
+    assert all(one.in_memory <= SMALL.room for one in found if one.bytes <= threshold)
+
+
+@pytest.mark.parametrize(("files", "number"), [(0, "2"), (64, "2"), (100_001, "3"), (1 << 30, "50")])
+def test_snapshot_partitions_by_files(files: int, number: str) -> None:
+    assert tune.snapshot_partitions([Relation(1, 1, files, 1), Relation(1, 1, 0, 1)]).value == number
+
+
+# --- what is learned ---
+
+
+def test_without_history_a_rule_tells_and_says_so() -> None:
+    told = tune.forecast(10 * MB, [])
+    made = tune.shuffle_partitions(LOCAL, 10 * MB, [])
+    assert (told.bytes, told.runs) == (30 * MB, 0)
+    assert (made.value, made.default, made.confidence) == ("4", "200", "rule") and "by a rule" in made.because
+
+
+def test_history_tells_of_sizes_like_its_own_only() -> None:
+    lean = replace(RUN, shuffle_bytes=MB)
+    assert tune.forecast(200 * MB, [lean]) == tune.Forecast(2 * MB, 1)
+    assert tune.forecast(200 * MB, [lean, RUN]) == tune.Forecast(400 * MB, 2)
+    assert tune.forecast(5_000 * MB, [lean]) == tune.Forecast(15_000 * MB, 0)
+    heavy = replace(RUN, shuffle_bytes=1_000 * MB)
+    assert tune.forecast(5_000 * MB, [heavy]) == tune.Forecast(50_000 * MB, 0)
+
+
+def test_a_spill_makes_partitions_smaller() -> None:
+    big = replace(RUN, input_bytes=GIB, shuffle_bytes=GIB)
+    assert tune.shuffle_partitions(LOCAL, GIB, [big]).value == "32"
+    spilled = tune.shuffle_partitions(LOCAL, GIB, [replace(big, spill_bytes=1)])
+    assert spilled.value == "64" and "spilled" in spilled.because
+
+
+def test_what_did_worse_is_taken_back() -> None:
+    """To a number that ran on such inputs, and with the reason; not for a difference that may be noise."""
+    usual = tune.shuffle_partitions(LOCAL, 100 * MB, [RUN])
+    assert usual.value == "8"
+    with_8, with_4 = replace(RUN, cpu_seconds=13.0), replace(RUN, partitions=4)
+    back = tune.shuffle_partitions(LOCAL, 100 * MB, [with_4, with_8])
+    assert back.value == "4" and "1.3 times the CPU" in back.because and "8" in back.alternatives
+    assert tune.shuffle_partitions(LOCAL, 100 * MB, [with_4, replace(with_8, cpu_seconds=11.0)]).value == "8"
+    elsewhere = replace(with_4, input_bytes=10 * MB, cpu_seconds=0.1)
+    assert tune.taken_back(8, 100 * MB, [elsewhere, with_8]) is None
+
+
+def test_a_surprise_means_conservative_until_three_runs_are_as_forecast() -> None:
+    surprise = replace(RUN, shuffle_bytes=200 * 100 * MB)
+    tables = [Relation(GIB, 0, 1, 0), Relation(MB, 0, 1, 0)]
+    made = tune.decide(LOCAL, tables, 100 * MB, [RUN, surprise, RUN, RUN])
+    assert values(made) == tune.CONSERVATIVE and {one.confidence for one in made} == {"conservative"}
+    usual = values(tune.decide(LOCAL, tables, 100 * MB, [RUN, surprise, RUN, RUN, RUN]))
+    assert set(usual) == {tune.SHUFFLE, tune.SNAPSHOT, tune.BROADCAST}
+    assert not tune.drifted([replace(surprise, learned=False)])
+    assert not tune.drifted([replace(RUN, shuffle_bytes=7 * MB, forecast_bytes=1)])
+
+
+def step(**changes: Any) -> ops.Step:
+    made = ops.Step("r", "batch", "silver", "orders", ops.now(), cpu_seconds=2.0, shuffle_write_bytes=5 * MB)
+    tune.Plan(tune.decide(LOCAL, [], 10 * MB, []), 10 * MB, 30 * MB).note(made)
+    return replace(made, **changes)
+
+
+def test_history_keeps_the_latest_runs_that_ended_well() -> None:
+    made = tune.after({}, [step(), step(failed=True), step(decisions=""), step(dataset="leads")])
+    assert set(made) == {"silver orders", "silver leads"} and len(made["silver orders"]) == 1
+    assert made["silver orders"][0] == Run(10 * MB, 5 * MB, 0, 2.0, 4, 30 * MB, False)
+    many = tune.after(made, [step(cpu_seconds=float(i)) for i in range(20)])
+    assert [run.cpu_seconds for run in many["silver orders"]] == [float(i) for i in range(12, 20)]
+    assert len(made["silver orders"]) == 1
+
+
+# --- short of memory ---
+
+
+def short() -> PySparkException:
+    return PySparkException("Not enough memory to build and broadcast the table to all worker nodes")
+
+
+@pytest.mark.spark
+def test_short_memory_is_tried_once_more_and_conservatively(spark: Any) -> None:
+    seen, said = list[str](), list[str]()
+
+    def compute() -> str:
+        seen.append(spark.conf.get(tune.BROADCAST))
+        if len(seen) == 1:
+            raise short()
+        return "done"
+
+    before = spark.conf.get(tune.BROADCAST)
+    assert tune.carefully_in_memory(spark, compute, said.append) == "done"
+    assert seen == [before, "-1"] and spark.conf.get(tune.BROADCAST) == before and "memory was short" in said[0]
+
+
+@pytest.mark.spark
+def test_short_memory_twice_fails_and_other_failures_at_once(spark: Any) -> None:
+    tries = list[int]()
+
+    def compute(error: Exception) -> None:
+        tries.append(1)
+        raise error
+
+    with pytest.raises(PySparkException, match="Not enough memory"):
+        tune.carefully_in_memory(spark, lambda: compute(short()), lambda _: None)
+    with pytest.raises(PySparkException, match="no such column"):
+        tune.carefully_in_memory(spark, lambda: compute(PySparkException("no such column")), lambda _: None)
+    assert len(tries) == 3
+
+
+# --- in a pipeline ---
+
+
+@pytest.mark.spark
+def test_steps_are_tuned_and_learned_from(spark: Any, tmp_path: Path) -> None:
+    """Decisions stand with each step, acted upon; the next run's rest on what that one measured; the session's own
+    settings are what they were."""
+    shop, before = Shop(spark, tmp_path), spark.conf.get(tune.SHUFFLE)
+    shop.orders("1.csv", "a,1,x,1", "b,2,y,1")
+    made = shop.pipeline()
+    made.transform()
+    steps = [one for one in made.steps.done if one.decisions]
+    assert {one.step for one in steps} == {"silver", "gold"} and spark.conf.get(tune.SHUFFLE) == before
+    for one in steps:
+        told = {decision["setting"]: decision for decision in json.loads(one.decisions)}
+        assert f"{tune.SHUFFLE}={told[tune.SHUFFLE]['value']}," in one.settings and one.expected_bytes > 0
+        assert told[tune.SHUFFLE]["confidence"] == "rule"
+    assert set(tune.read_history(made.table("ops", "steps"))) == {tune.step_key(s.step, s.dataset) for s in steps}
+    shop.orders("2.csv", "c,1,x,2")
+    shop.put("conf/base.yaml", (tmp_path / "conf/base.yaml").read_text() + "tune: true\n")
+    made = shop.pipeline()
+    made.transform()
+    (again,) = [one for one in made.steps.done if one.step == "silver"]
+    assert "by 1 run" in again.decisions and '"learned"' in again.decisions
+
+    # Switched off, nothing is set, and what was learned stays.
+    shop.orders("3.csv", "d,1,x,3")
+    shop.put("conf/base.yaml", (tmp_path / "conf/base.yaml").read_text().replace("tune: true", "tune: false"))
+    made = shop.pipeline()
+    made.transform()
+    assert not any(one.decisions for one in made.steps.done)
+    assert len(tune.read_history(made.table("ops", "steps"))["silver orders"]) == 2
