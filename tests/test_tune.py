@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from pyspark.errors import PySparkException
 from test_pipeline import Shop
 
 from drivetrain import ops, tune
+from drivetrain.contracts import ROOT
+from drivetrain.errors import DrivetrainError
+from drivetrain.sink import Table, Txn, session_confs
 from drivetrain.tune import MB, Machine, Relation, Run
 
 LOCAL = Machine(2, 2048 * MB)
@@ -172,11 +176,41 @@ def test_short_memory_twice_fails_and_other_failures_at_once(spark: Any) -> None
     assert len(tries) == 3
 
 
+@pytest.mark.spark
+def test_a_relation_is_told_by_its_log(spark: Any, tmp_path: Path) -> None:
+    """Rows are asked for where stored size leaves open whether they fit; the threshold does to Spark what it says."""
+    table = Table(spark, str(tmp_path / "t"))
+    table.append(spark.range(300_000).selectExpr("id", "'same' AS word"), Txn("t", 1), {}, {})
+    tight, ample = Machine(2, tune.HEAP_SHARE * MB), LOCAL
+    found = tune.relation(table, tight)
+    assert (found.rows, found.files, found.bytes) == (300_000, 2, table.bytes()) and found.width > 8
+    assert found.bytes < found.in_memory and tune.relation(table, ample).rows == 0
+    fact = Relation(GIB, 0, 1, 0)
+    assert int(tune.broadcast_threshold(tight, [fact, found]).value) == found.bytes - 1
+    side = spark.read.format("delta").load(table.path)
+    with session_confs(spark, {"spark.sql.adaptive.enabled": "false"}):
+        for threshold, kind in ((found.bytes - 1, "SortMergeJoin"), (found.bytes * 10, "BroadcastHashJoin")):
+            with session_confs(spark, {tune.BROADCAST: str(threshold)}):
+                plan = side.alias("a").join(side.alias("b"), "id")._jdf.queryExecution().executedPlan().toString()
+                assert kind in plan
+
+
 # --- in a pipeline ---
 
 
+def told_by(pipeline: Any, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What the job says of the pipeline's steps."""
+    found = runpy.run_path(str(ROOT / "jobs" / "tune.py"))
+    given = found["arguments"]().parse_args(words)
+    capsys.readouterr()
+    {"explain": found["explain"], "what-if": found["what_if"], "properties": found["properties"]}[given.do](
+        given, pipeline.conf, pipeline.table("ops", "steps")
+    )
+    return capsys.readouterr().out
+
+
 @pytest.mark.spark
-def test_steps_are_tuned_and_learned_from(spark: Any, tmp_path: Path) -> None:
+def test_steps_are_tuned_and_learned_from(spark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Decisions stand with each step, acted upon; the next run's rest on what that one measured; the session's own
     settings are what they were."""
     shop, before = Shop(spark, tmp_path), spark.conf.get(tune.SHUFFLE)
@@ -196,6 +230,16 @@ def test_steps_are_tuned_and_learned_from(spark: Any, tmp_path: Path) -> None:
     made.transform()
     (again,) = [one for one in made.steps.done if one.step == "silver"]
     assert "by 1 run" in again.decisions and '"learned"' in again.decisions
+
+    # People are told, of the newest run of each step.
+    told_, lines = told_by(made, capsys, "explain", "batch"), told_by(made, capsys, "properties", "silver", "orders")
+    assert "silver orders" in told_ and "by 1 run" in told_ and "by a rule" not in told_.split("gold")[0]
+    assert f"{tune.SHUFFLE}=1\n" in lines and lines.startswith("# ")
+    asked = told_by(made, capsys, "what-if", "--input-bytes", str(40 << 30), "--cores", "64")
+    assert "3840" in asked and "on 64 cores" in asked
+    for words in (("explain", "etl"), ("properties", "silver", "stock")):
+        with pytest.raises(DrivetrainError, match="was tuned"):
+            told_by(made, capsys, *words)
 
     # Switched off, nothing is set, and what was learned stays.
     shop.orders("3.csv", "d,1,x,3")

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from _forest_job import cpu_seconds
 from _shared import ROOT, median_ratio, pipeline, say, session, timed
 from batch import bench_conf, land, make
 from pyspark.sql import SparkSession
@@ -25,14 +26,6 @@ from drivetrain.sink import session_confs
 
 LINES: Final = {"small": 90_000, "medium": 900_000}  # of about 10 and 100 MB
 DEFAULT: Final = {key: tune.SPARKS_OWN[key] for key in (tune.SHUFFLE, tune.SNAPSHOT)}
-
-
-def cpu(spark: SparkSession) -> float:
-    """CPU seconds of the JVM until now."""
-    bean = spark._jvm.java.lang.management.ManagementFactory.getPlatformMXBean(
-        spark._jvm.java.lang.Class.forName("com.sun.management.OperatingSystemMXBean")
-    )
-    return float(bean.getProcessCpuTime()) / 1e9
 
 
 def through(spark: SparkSession, conf: Conf, loads: tuple[list[Path], list[Path]]) -> None:
@@ -63,15 +56,16 @@ def main() -> None:
 
 def compare(spark: SparkSession, work: Path, size: str, rounds: int) -> dict[str, float]:
     loads = make(work / "feed", LINES[size])
+    jvm = int(spark._jvm.java.lang.ProcessHandle.current().pid())
     found: dict[str, list[tuple[float, float]]] = {"ours": [], "default": []}
     for i in range(rounds + 1):  # the first only warms both sides up
         for side in ("ours", "default") if i % 2 else ("default", "ours"):
             own = bench_conf(work, side)
             conf = own if side == "ours" else untuned(own, work / side)
             with session_confs(spark, {} if side == "ours" else DEFAULT):
-                began = cpu(spark)
+                began = cpu_seconds(jvm)
                 seconds = timed(lambda conf=conf: through(spark, conf, loads))
-                used = cpu(spark) - began
+                used = cpu_seconds(jvm) - began
             say(f"{size}, round {i}, {side}: {seconds:.1f} s, {used:.1f} CPU s")
             if i:
                 found[side].append((seconds, used))
