@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import runpy
+from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 from pyspark.errors import PySparkException
 from test_pipeline import Shop
 
-from drivetrain import ops, tune
+from drivetrain import job, ops, tune
 from drivetrain.contracts import ROOT
 from drivetrain.errors import DrivetrainError
 from drivetrain.sink import Table, Txn, session_confs
@@ -198,19 +202,18 @@ def test_a_relation_is_told_by_its_log(spark: Any, tmp_path: Path) -> None:
 # --- in a pipeline ---
 
 
-def told_by(pipeline: Any, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def told_by(pipeline: Any, *words: str) -> str:
     """What the job says of the pipeline's steps."""
     found = runpy.run_path(str(ROOT / "jobs" / "tune.py"))
-    given = found["arguments"]().parse_args(words)
-    capsys.readouterr()
-    {"explain": found["explain"], "what-if": found["what_if"], "properties": found["properties"]}[given.do](
-        given, pipeline.conf, pipeline.table("ops", "steps")
-    )
-    return capsys.readouterr().out
+    given, out = found["arguments"]().parse_args(words), StringIO()
+    do = {"explain": found["explain"], "what-if": found["what_if"], "properties": found["properties"]}[given.do]
+    with redirect_stdout(out), mock.patch.object(job, "table", partial(job.table, stream=out)):
+        do(given, pipeline.conf, pipeline.table("ops", "steps"))
+    return out.getvalue()
 
 
 @pytest.mark.spark
-def test_steps_are_tuned_and_learned_from(spark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_are_tuned_and_learned_from(spark: Any, tmp_path: Path) -> None:
     """Decisions stand with each step, acted upon; the next run's rest on what that one measured; the session's own
     settings are what they were."""
     shop, before = Shop(spark, tmp_path), spark.conf.get(tune.SHUFFLE)
@@ -232,14 +235,14 @@ def test_steps_are_tuned_and_learned_from(spark: Any, tmp_path: Path, capsys: py
     assert "by 1 run" in again.decisions and '"learned"' in again.decisions
 
     # People are told, of the newest run of each step.
-    told_, lines = told_by(made, capsys, "explain", "batch"), told_by(made, capsys, "properties", "silver", "orders")
+    told_, lines = told_by(made, "explain", "batch"), told_by(made, "properties", "silver", "orders")
     assert "silver orders" in told_ and "by 1 run" in told_ and "by a rule" not in told_.split("gold")[0]
     assert f"{tune.SHUFFLE}=1\n" in lines and lines.startswith("# ")
-    asked = told_by(made, capsys, "what-if", "--input-bytes", str(40 << 30), "--cores", "64")
+    asked = told_by(made, "what-if", "--input-bytes", str(40 << 30), "--cores", "64")
     assert "3840" in asked and "on 64 cores" in asked
     for words in (("explain", "etl"), ("properties", "silver", "stock")):
         with pytest.raises(DrivetrainError, match="was tuned"):
-            told_by(made, capsys, *words)
+            told_by(made, *words)
 
     # Switched off, nothing is set, and what was learned stays.
     shop.orders("3.csv", "d,1,x,3")
