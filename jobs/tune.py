@@ -1,10 +1,10 @@
-"""Tune: the settings that steps ran with, and why; what they would be at another size; as a file for others."""
+"""Tune: the settings that steps ran with, and why; what another size or a deadline takes; fixing, forgetting."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drivetrain import job
@@ -12,6 +12,7 @@ from drivetrain.contracts import Conf
 from drivetrain.errors import DrivetrainError, Problem
 
 if TYPE_CHECKING:
+    from drivetrain.history import History
     from drivetrain.sink import Table
 
 MB = 1 << 20
@@ -22,13 +23,27 @@ def arguments() -> argparse.ArgumentParser:
     do = parser.add_subparsers(dest="do", required=True, metavar="WHAT")
     explain = do.add_parser("explain", help="each step's last settings, why, and what came of them")
     explain.add_argument("job", nargs="?", help="etl or batch (default: whichever ran the step last)")
-    what_if = do.add_parser("what-if", help="the partitions that the steps would have with another input")
-    what_if.add_argument("--input-bytes", type=positive, required=True, help="stored bytes that a step takes in")
+    what_if = do.add_parser("what-if", help="the partitions that the steps would have with another input, or executors")
+    what_if.add_argument("--input-bytes", type=positive, required=True, help="stored bytes of new records, or a step's")
     what_if.add_argument("--cores", type=positive, help="(default: as many as the application may come to use)")
-    properties = do.add_parser("properties", help="a step's last settings, as a file that spark-submit reads")
-    properties.add_argument("step", help="silver or gold")
-    properties.add_argument("dataset", help="the dataset, or the gold table")
+    what_if.add_argument("--deadline", type=minutes, metavar="MINUTES", help="the executors that it takes")
+    what_if.add_argument("--job", default="batch", help="whose deadline (default: batch)")
+    for name, help_ in (
+        ("properties", "a step's last settings, as a file that spark-submit reads"),
+        ("freeze", "a step's last settings stay what they are, whatever its runs show"),
+        ("reset", "what a step's runs have shown is forgotten, and nothing is fixed for it: the rule holds again"),
+    ):
+        of_step = do.add_parser(name, help=help_)
+        of_step.add_argument("step", choices=("silver", "gold"), help="silver or gold")
+        of_step.add_argument("dataset", help="the dataset, or the gold table")
     return parser
+
+
+def minutes(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("it must be more than 0")
+    return number
 
 
 def positive(text: str) -> int:
@@ -43,7 +58,7 @@ def run(given: argparse.Namespace, conf: Conf) -> int:
     from drivetrain.sink import Table
 
     steps = Table(open_session(conf, "tune", "in-memory"), f"{conf.settings.warehouse}/ops/steps")
-    {"explain": explain, "what-if": what_if, "properties": properties}[given.do](given, conf, steps)
+    DO[given.do](given, conf, steps)
     return 0
 
 
@@ -57,11 +72,12 @@ def explain(given: argparse.Namespace, conf: Conf, steps: Table) -> None:
         (f"{row['step']} {row['dataset']}", one["setting"], *(one[key] for key in keys), one["because"])
         for row in rows for one in json.loads(row["decisions"])
     ])  # fmt: skip
-    measured = ("run", "step", "shuffle MB expected", "measured", "spill MB", "CPU s", "s", "tasks")
+    figures = ("shuffle MB expected", "measured", "spill MB", "CPU s", "GC s", "s", "tasks", "slowest/median")
+    measured = ("run", "step", *figures)
     job.table(measured, [
         (row["run"], f"{row['step']} {row['dataset']}", f"{row['expected_shuffle_bytes'] / MB:,.1f}",
          f"{row['shuffle_write_bytes'] / MB:,.1f}", f"{row['spill_bytes'] / MB:,.1f}", f"{row['cpu_seconds']:.2f}",
-         f"{row['seconds']:.2f}", row["tasks"])
+         *[f"{row[name] or 0:.2f}" for name in ("gc_seconds", "seconds")], row["tasks"], f"{row['slowest'] or 0:.1f}")
         for row in rows
     ])  # fmt: skip
 
@@ -71,24 +87,90 @@ def what_if(given: argparse.Namespace, conf: Conf, steps: Table) -> None:
 
     from drivetrain import tune
 
-    machine, history = tune.machine(steps.spark), tune.read_history(steps)
+    machine, history = tune.machine(steps.spark), tune.Tuner(steps.spark, steps).history
+    if given.deadline:
+        in_time(given, conf, steps, history)
+        return
     machine = replace(machine, cores=given.cores or machine.cores)
-    if not history:
+    if not history.steps:
         raise nothing(conf, steps)
     rows = []
-    for step, runs in sorted(history.items()):
-        made = tune.decide(machine, [], given.input_bytes, runs)[0]
+    for step, runs in sorted(history.steps.items()):
+        every = tune.decide(machine, [], given.input_bytes, runs, history.frozen.get(step, {}))
+        made = next(one for one in every if one.setting == tune.SHUFFLE)
         told = tune.forecast(given.input_bytes, runs)
         rows.append((step, f"{told.bytes / MB:,.1f}", made.value, made.confidence, made.because))
     job.table(("step", "shuffle MB expected", tune.SHUFFLE, "rests on", "because"), rows)
 
 
+def in_time(given: argparse.Namespace, conf: Conf, steps: Table, history: History) -> None:
+    """Each number of executors that conf allows, how long it takes and costs, and the cheapest that is in time."""
+    from drivetrain import deadline
+    from drivetrain.capacity import Scaling, choose
+
+    took = history.jobs.get(given.job, ())
+    if not took:
+        raise nothing(conf, steps, f"no run of {given.job} that brought new records was tuned")
+    settings = {key: str(value) for key, value in conf.settings.spark.items()}
+    each, most = int(settings.get(deadline.CORES, "1")), int(settings.get(deadline.MOST, "8"))
+    scaling, limit = Scaling(took), given.deadline * 60
+    chosen = choose(scaling, given.input_bytes, limit, each, most)
+    rows = []
+    for executors in range(1, most + 1):
+        cores = executors * each
+        took_ = scaling.duration(given.input_bytes, cores)
+        told = "cheapest in time" if chosen.in_time else "fastest at worst; none is surely in time"
+        marks = (cores, f"{took_.seconds / 60:.1f}", f"{took_.at_worst / 60:.1f}", f"{cores * took_.seconds / 60:,.0f}")
+        verdict = told if executors == chosen.executors else "in time" if took_.at_worst <= limit else ""
+        rows.append((executors, *marks, verdict))
+    columns = ("executors", "cores", "minutes", "95 of 100 below", "core minutes", f"within {given.deadline:g} min")
+    job.table(columns, rows)
+    cores_ = sorted(one.cores for one in took)
+    print(f"By {len(took)} of its runs, with {cores_[0]} to {cores_[-1]} cores.")
+    print(f"As a setting on YARN: deadline_minutes: {{{given.job}: {given.deadline:g}}}")
+
+
 def properties(given: argparse.Namespace, conf: Conf, steps: Table) -> None:
+    for one in last_decisions(given, conf, steps):
+        print(f"# {one['because']}\n{one['setting']}={one['value']}")
+
+
+def freeze(given: argparse.Namespace, conf: Conf, steps: Table) -> None:
+    from drivetrain.history import step_key
+
+    settings = {one["setting"]: one["value"] for one in last_decisions(given, conf, steps)}
+    key = step_key(given.step, given.dataset)
+    change(conf, steps, lambda history: history.frozen_as(key, settings))
+    print(f"{key} keeps {', '.join(f'{name}={value}' for name, value in settings.items())}; tune reset ends it")
+
+
+def reset(given: argparse.Namespace, conf: Conf, steps: Table) -> None:
+    from drivetrain.history import step_key
+
+    last_decisions(given, conf, steps)
+    key = step_key(given.step, given.dataset)
+    change(conf, steps, lambda history: history.without(key))
+    print(f"{key}: its runs are forgotten and nothing is fixed for it")
+
+
+def change(conf: Conf, steps: Table, made: Callable[[History], History]) -> None:
+    """Put down another history, while no job runs that would put down its own."""
+    from drivetrain.session import files_of
+    from drivetrain.sink import Txn
+    from drivetrain.tune import Tuner
+
+    spark, run_id = steps.spark, job.run_id()
+    with job.lock(conf, files_of(conf.settings.warehouse, spark), spark.sparkContext.applicationId):
+        metadata = {"run": run_id, **made(Tuner(spark, steps).history).metadata()}
+        steps.append(steps.read().limit(0), Txn(f"tune:{run_id}", 1), metadata, {})
+
+
+def last_decisions(given: argparse.Namespace, conf: Conf, steps: Table) -> list[dict[str, Any]]:
+    """Those of the step's newest run."""
     rows = [row for row in tuned(conf, steps, None) if (row["step"], row["dataset"]) == (given.step, given.dataset)]
     if not rows:
         raise nothing(conf, steps, f"no {given.step} of {given.dataset} was tuned")
-    for one in json.loads(rows[0]["decisions"]):
-        print(f"# {one['because']}\n{one['setting']}={one['value']}")
+    return list(json.loads(rows[0]["decisions"]))
 
 
 def tuned(conf: Conf, steps: Table, job_name: str | None) -> Sequence[Any]:
@@ -109,6 +191,8 @@ def nothing(conf: Conf, steps: Table, what: str | None = None) -> DrivetrainErro
     fix = f"run {conf.command('batch')} on new input first; steps are not tuned with --set tune=false"
     return DrivetrainError(Problem("not-tuned", steps.path, what or "no step was tuned yet", fix))
 
+
+DO = {"explain": explain, "what-if": what_if, "properties": properties, "freeze": freeze, "reset": reset}
 
 if __name__ == "__main__":
     job.main(run, arguments())

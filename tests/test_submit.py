@@ -7,13 +7,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from test_history import commit
 
 from drivetrain import hadoop, launch, submit
+from drivetrain.capacity import Took
+from drivetrain.deadline import DYNAMIC, FIRST, MOST
 from drivetrain.errors import DrivetrainError
+from drivetrain.files import LOCAL
 from drivetrain.hadoop import Application, Hadoop, sections
+from drivetrain.history import History
 from drivetrain.launch import Call
 from drivetrain.submit import Staged, Work
 
@@ -53,6 +59,25 @@ def test_a_driver_on_a_node_is_told_what_the_environment_says() -> None:
     environ["DRIVETRAIN_SPARK"] = "{spark.hadoop.x.password: s3cret}"
     call = Call("etl", "yarn", Path("/conf"), ["landing=/y", "spark.spark.hadoop.y.password=s3cret"])
     assert submit.sets_of(call, environ) == ["landing=/x", "make_feeds.days=3", "landing=/y"]
+
+
+def test_a_job_with_a_deadline_gets_what_that_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As its earlier runs tell; --set goes before, and conf's highest number is not passed."""
+    values = {"warehouse": str(tmp_path), "deadline_minutes": {"batch": 5}}
+    settings = {DYNAMIC: "true", MOST: "8", "spark.executor.cores": "2", "spark.executor.memory": "2g"}
+    cluster: Any = SimpleNamespace(files=LOCAL)
+
+    def asked(job: str, *sets: str, **changes: Any) -> dict[str, str]:
+        return submit.in_time(cluster, Call(job, "yarn", Path("/conf"), list(sets)), {**values, **changes}, settings)
+
+    assert asked("batch") == settings and "no run of batch tells yet" in capsys.readouterr().err
+    told = History(jobs={"batch": [Took(1 << 30, 4, 310.0, 1000.0), Took(1 << 30, 8, 185.0, 1000.0)]})
+    commit(tmp_path / "ops/steps", 0, told.metadata())
+    made = asked("batch")
+    assert 2 < int(made[MOST]) < 8 and made[FIRST] == made[MOST] and made["spark.executor.memory"] == "2g"
+    assert f"{MOST}={made[MOST]}: 1,024 MB will take" in capsys.readouterr().err
+    assert asked("batch", f"spark.{MOST}=7") == {**settings, FIRST: made[FIRST]}
+    assert asked("etl") == asked("batch", tune=False) == settings and not capsys.readouterr().err.count("etl")
 
 
 def test_logs_without_the_frame_that_yarn_puts_around_them() -> None:

@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 from pyspark.errors import PySparkException
 from test_pipeline import Shop
 
-from drivetrain import job, ops, tune
+from drivetrain import history, job, tune
 from drivetrain.contracts import ROOT
 from drivetrain.errors import DrivetrainError
+from drivetrain.files import LOCAL
+from drivetrain.history import History, Run, step_key
 from drivetrain.sink import Table, Txn, session_confs
-from drivetrain.tune import MB, Machine, Relation, Run
+from drivetrain.tune import MB, Machine, Relation
 
-LOCAL = Machine(2, 2048 * MB)
+LAPTOP = Machine(2, 2048 * MB)
 SMALL = Machine(2, 512 * MB)
 RUN = Run(100 * MB, 200 * MB, 0, 10.0, 8, 200 * MB, True)
 GIB = 1 << 30
@@ -84,7 +86,7 @@ def test_snapshot_partitions_by_files(files: int, number: str) -> None:
 
 def test_without_history_a_rule_tells_and_says_so() -> None:
     told = tune.forecast(10 * MB, [])
-    made = tune.shuffle_partitions(LOCAL, 10 * MB, [])
+    made = tune.shuffle_partitions(LAPTOP, 10 * MB, [])
     assert (told.bytes, told.runs) == (30 * MB, 0)
     assert (made.value, made.default, made.confidence) == ("4", "200", "rule") and "by a rule" in made.because
 
@@ -100,19 +102,19 @@ def test_history_tells_of_sizes_like_its_own_only() -> None:
 
 def test_a_spill_makes_partitions_smaller() -> None:
     big = replace(RUN, input_bytes=GIB, shuffle_bytes=GIB)
-    assert tune.shuffle_partitions(LOCAL, GIB, [big]).value == "32"
-    spilled = tune.shuffle_partitions(LOCAL, GIB, [replace(big, spill_bytes=1)])
+    assert tune.shuffle_partitions(LAPTOP, GIB, [big]).value == "32"
+    spilled = tune.shuffle_partitions(LAPTOP, GIB, [replace(big, spill_bytes=1)])
     assert spilled.value == "64" and "spilled" in spilled.because
 
 
 def test_what_did_worse_is_taken_back() -> None:
     """To a number that ran on such inputs, and with the reason; not for a difference that may be noise."""
-    usual = tune.shuffle_partitions(LOCAL, 100 * MB, [RUN])
+    usual = tune.shuffle_partitions(LAPTOP, 100 * MB, [RUN])
     assert usual.value == "8"
     with_8, with_4 = replace(RUN, cpu_seconds=13.0), replace(RUN, partitions=4)
-    back = tune.shuffle_partitions(LOCAL, 100 * MB, [with_4, with_8])
+    back = tune.shuffle_partitions(LAPTOP, 100 * MB, [with_4, with_8])
     assert back.value == "4" and "1.3 times the CPU" in back.because and "8" in back.alternatives
-    assert tune.shuffle_partitions(LOCAL, 100 * MB, [with_4, replace(with_8, cpu_seconds=11.0)]).value == "8"
+    assert tune.shuffle_partitions(LAPTOP, 100 * MB, [with_4, replace(with_8, cpu_seconds=11.0)]).value == "8"
     elsewhere = replace(with_4, input_bytes=10 * MB, cpu_seconds=0.1)
     assert tune.taken_back(8, 100 * MB, [elsewhere, with_8]) is None
 
@@ -120,27 +122,18 @@ def test_what_did_worse_is_taken_back() -> None:
 def test_a_surprise_means_conservative_until_three_runs_are_as_forecast() -> None:
     surprise = replace(RUN, shuffle_bytes=200 * 100 * MB)
     tables = [Relation(GIB, 0, 1, 0), Relation(MB, 0, 1, 0)]
-    made = tune.decide(LOCAL, tables, 100 * MB, [RUN, surprise, RUN, RUN])
+    made = tune.decide(LAPTOP, tables, 100 * MB, [RUN, surprise, RUN, RUN])
     assert values(made) == tune.CONSERVATIVE and {one.confidence for one in made} == {"conservative"}
-    usual = values(tune.decide(LOCAL, tables, 100 * MB, [RUN, surprise, RUN, RUN, RUN]))
+    usual = values(tune.decide(LAPTOP, tables, 100 * MB, [RUN, surprise, RUN, RUN, RUN]))
     assert set(usual) == {tune.SHUFFLE, tune.SNAPSHOT, tune.BROADCAST}
     assert not tune.drifted([replace(surprise, learned=False)])
     assert not tune.drifted([replace(RUN, shuffle_bytes=7 * MB, forecast_bytes=1)])
 
 
-def step(**changes: Any) -> ops.Step:
-    made = ops.Step("r", "batch", "silver", "orders", ops.now(), cpu_seconds=2.0, shuffle_write_bytes=5 * MB)
-    tune.Plan(tune.decide(LOCAL, [], 10 * MB, []), 10 * MB, 30 * MB).note(made)
-    return replace(made, **changes)
-
-
-def test_history_keeps_the_latest_runs_that_ended_well() -> None:
-    made = tune.after({}, [step(), step(failed=True), step(decisions=""), step(dataset="leads")])
-    assert set(made) == {"silver orders", "silver leads"} and len(made["silver orders"]) == 1
-    assert made["silver orders"][0] == Run(10 * MB, 5 * MB, 0, 2.0, 4, 30 * MB, False)
-    many = tune.after(made, [step(cpu_seconds=float(i)) for i in range(20)])
-    assert [run.cpu_seconds for run in many["silver orders"]] == [float(i) for i in range(12, 20)]
-    assert len(made["silver orders"]) == 1
+def test_what_a_person_has_fixed_stands() -> None:
+    fixed = {tune.SHUFFLE: "3", tune.SNAPSHOT: "2"}
+    made = tune.decide(LAPTOP, [Relation(GIB, 0, 1, 0)], 100 * MB, [replace(RUN, shuffle_bytes=200 * 100 * MB)], fixed)
+    assert values(made) == fixed and {one.confidence for one in made} == {"frozen"}
 
 
 # --- short of memory ---
@@ -185,7 +178,7 @@ def test_a_relation_is_told_by_its_log(spark: Any, tmp_path: Path) -> None:
     """Rows are asked for where stored size leaves open whether they fit; the threshold does to Spark what it says."""
     table = Table(spark, str(tmp_path / "t"))
     table.append(spark.range(300_000).selectExpr("id", "'same' AS word"), Txn("t", 1), {}, {})
-    tight, ample = Machine(2, tune.HEAP_SHARE * MB), LOCAL
+    tight, ample = Machine(2, tune.HEAP_SHARE * MB), LAPTOP
     found = tune.relation(table, tight)
     assert (found.rows, found.files, found.bytes) == (300_000, 2, table.bytes()) and found.width > 8
     assert found.bytes < found.in_memory and tune.relation(table, ample).rows == 0
@@ -202,13 +195,16 @@ def test_a_relation_is_told_by_its_log(spark: Any, tmp_path: Path) -> None:
 # --- in a pipeline ---
 
 
+def known(pipeline: Any) -> History:
+    return history.read(LOCAL, pipeline.table("ops", "steps").path)
+
+
 def told_by(pipeline: Any, *words: str) -> str:
     """What the job says of the pipeline's steps."""
     found = runpy.run_path(str(ROOT / "jobs" / "tune.py"))
     given, out = found["arguments"]().parse_args(words), StringIO()
-    do = {"explain": found["explain"], "what-if": found["what_if"], "properties": found["properties"]}[given.do]
     with redirect_stdout(out), mock.patch.object(job, "table", partial(job.table, stream=out)):
-        do(given, pipeline.conf, pipeline.table("ops", "steps"))
+        found["DO"][given.do](given, pipeline.conf, pipeline.table("ops", "steps"))
     return out.getvalue()
 
 
@@ -226,7 +222,17 @@ def test_steps_are_tuned_and_learned_from(spark: Any, tmp_path: Path) -> None:
         told = {decision["setting"]: decision for decision in json.loads(one.decisions)}
         assert f"{tune.SHUFFLE}={told[tune.SHUFFLE]['value']}," in one.settings and one.expected_bytes > 0
         assert told[tune.SHUFFLE]["confidence"] == "rule"
-    assert set(tune.read_history(made.table("ops", "steps"))) == {tune.step_key(s.step, s.dataset) for s in steps}
+    assert set(known(made).steps) == {step_key(s.step, s.dataset) for s in steps}
+    (took,) = known(made).jobs["batch"]
+    assert took.input_bytes == steps[0].expected_bytes and took.cores == spark.sparkContext.defaultParallelism
+    assert 0 < took.task_seconds < took.seconds * took.cores
+    measured = max(made.steps.done, key=lambda one: one.tasks)
+    assert (
+        measured.task_seconds > 0
+        and measured.slowest >= 1
+        and measured.partitions
+        == int(next(d["value"] for d in json.loads(measured.decisions) if d["setting"] == tune.SHUFFLE))
+    )
     shop.orders("2.csv", "c,1,x,2")
     shop.put("conf/base.yaml", (tmp_path / "conf/base.yaml").read_text() + "tune: true\n")
     made = shop.pipeline()
@@ -240,14 +246,32 @@ def test_steps_are_tuned_and_learned_from(spark: Any, tmp_path: Path) -> None:
     assert f"{tune.SHUFFLE}=1\n" in lines and lines.startswith("# ")
     asked = told_by(made, "what-if", "--input-bytes", str(40 << 30), "--cores", "64")
     assert "3840" in asked and "on 64 cores" in asked
-    for words in (("explain", "etl"), ("properties", "silver", "stock")):
+    in_time = told_by(made, "what-if", "--input-bytes", str(took.input_bytes), "--deadline", "30")
+    assert (
+        "cheapest in time" in in_time and "deadline_minutes: {batch: 30}" in in_time and "By 2 of its runs" in in_time
+    )
+    hopeless = told_by(made, "what-if", "--input-bytes", str(1 << 50), "--deadline", "0.01")
+    assert "none is surely in time" in hopeless and "cheapest" not in hopeless
+    late = ("what-if", "--input-bytes", "1", "--deadline", "1", "--job", "etl")
+    for words in (("explain", "etl"), ("properties", "silver", "stock"), ("freeze", "gold", "stock"), late):
         with pytest.raises(DrivetrainError, match="was tuned"):
             told_by(made, *words)
 
-    # Switched off, nothing is set, and what was learned stays.
+    # What a person fixes stays, until it is reset; then the step is as one that never ran.
+    assert "keeps" in told_by(made, "freeze", "silver", "orders") and known(made).frozen["silver orders"]
     shop.orders("3.csv", "d,1,x,3")
+    made = shop.pipeline()
+    made.transform()
+    (fixed,) = [one for one in made.steps.done if one.step == "silver"]
+    assert {decision["confidence"] for decision in json.loads(fixed.decisions)} == {"frozen"} and fixed.partitions == 1
+    assert len(known(made).steps["silver orders"]) == 3
+    told_by(made, "reset", "silver", "orders")
+    assert "silver orders" not in {**known(made).steps, **known(made).frozen} and len(known(made).jobs["batch"]) == 3
+
+    # Switched off, nothing is set, and what was learned stays.
+    shop.orders("4.csv", "e,1,x,3")
     shop.put("conf/base.yaml", (tmp_path / "conf/base.yaml").read_text().replace("tune: true", "tune: false"))
     made = shop.pipeline()
     made.transform()
     assert not any(one.decisions for one in made.steps.done)
-    assert len(tune.read_history(made.table("ops", "steps"))["silver orders"]) == 2
+    assert len(known(made).jobs["batch"]) == 3

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import available_timezones
 
 from pydantic import Field, ValidationError
@@ -61,6 +61,7 @@ class SettingsModel(Model):
     database_prefix: str = Field("", pattern=f"^({NAME.pattern})?$", alias="database_prefix")
     make_feeds: MakeFeeds | None = Field(None, alias="make_feeds")
     queues: dict[str, str] = {}
+    deadline_minutes: dict[str, Annotated[float, Field(gt=0)]] = Field({}, alias="deadline_minutes")
     staging: str | None = None
     package_java: bool = Field(True, alias="package_java")
     spark: dict[str, str | int | float | bool | None] = {}

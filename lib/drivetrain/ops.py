@@ -23,8 +23,9 @@ TYPES: Final = {"str": "string", "int": "bigint", "float": "double", "bool": "bo
 
 @dataclass
 class Step:
-    """One step of a run. Bytes and rows are sums over its Spark tasks; memory is the largest task's peak. What was
-    expected is of before it ran; ``decisions`` are those of tune, as JSON."""
+    """One step of a run. Bytes, rows and task seconds are sums over its Spark tasks; memory is the largest task's peak.
+    ``slowest`` is, of the stage with most task seconds, the longest task / the median. What was expected is of before
+    it ran; ``decisions`` are those of tune, as JSON, and ``partitions`` those that it gave a shuffle."""
 
     run: str
     job: str
@@ -50,6 +51,11 @@ class Step:
     expected_bytes: int = 0
     expected_shuffle_bytes: int = 0
     decisions: str = ""
+    partitions: int = 0
+    cores: int = 0
+    task_seconds: float = 0.0
+    gc_seconds: float = 0.0
+    slowest: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -225,6 +231,7 @@ def _add_figures(spark: SparkSession, tag: str, step: Step) -> None:
     """Sum up the stages of the tagged jobs from Spark's status store, which is kept with the UI off too."""
     scala = spark.sparkContext._jsc.sc()
     tracker, store = scala.statusTracker(), scala.statusStore()
+    step.cores, longest = cores(spark), 0.0
     for job_id in tracker.getJobIdsForTag(tag):
         found = tracker.getJobInfo(job_id)
         if found.isEmpty():
@@ -248,6 +255,31 @@ def _add_figures(spark: SparkSession, tag: str, step: Step) -> None:
             step.spill_bytes += stage.diskBytesSpilled()
             step.peak_memory_bytes = max(step.peak_memory_bytes, stage.peakExecutionMemory())
             step.cpu_seconds += stage.executorCpuTime() / 1e9
+            step.gc_seconds += stage.jvmGcTime() / 1e3
+            spent = stage.executorRunTime() / 1e3
+            step.task_seconds += spent
+            if spent > longest:
+                longest, step.slowest = spent, _slowest(spark, store, stage)
+
+
+def cores(spark: SparkSession) -> int:
+    """Those of all executors that there are now."""
+    found = spark.sparkContext._jsc.sc().statusStore().executorList(True)
+    return sum(int(found.apply(i).totalCores()) for i in range(found.size()))
+
+
+def _slowest(spark: SparkSession, store: Any, stage: Any) -> float:
+    """The stage's longest task / its median one; 0 where there is nothing to compare, or Spark has let it go."""
+    if stage.numCompleteTasks() < 2:
+        return 0.0
+    gateway: Any = spark.sparkContext._gateway
+    quantiles = gateway.new_array(gateway.jvm.double, 2)
+    quantiles[0], quantiles[1] = 0.5, 1.0
+    found = store.taskSummary(stage.stageId(), stage.attemptId(), quantiles)
+    if not found.isDefined():
+        return 0.0
+    median, most = (float(found.get().executorRunTime().apply(i)) for i in (0, 1))
+    return round(most / median, 2) if median else 0.0
 
 
 def write(table: Table, rows: Sequence[Any], metadata: Mapping[str, Any], run: str, txn: Txn | None = None) -> None:

@@ -844,7 +844,7 @@ class Pipeline:
             "drift": self.outcome.drifts,
         }  # fmt: skip
         self.write_verdicts()
-        learned = {"steps": self.tuner.metadata(self.steps.done)} if self.tuner else {}
+        learned = {"steps": self.tuner.metadata(self.steps.job, self.steps.done)} if self.tuner else {}
         with ThreadPoolExecutor(len(tables) + 1) as pool:  # small commits, whose time is mostly waiting
             jobs = [pool.submit(self.write_ledger)]
             for name, rows in tables.items():

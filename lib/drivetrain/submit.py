@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from drivetrain import conf as conf_reader
-from drivetrain import hadoop, launch, package
+from drivetrain import deadline, hadoop, history, launch, package
 from drivetrain.contracts import ROOT
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.files import is_remote
@@ -165,6 +165,22 @@ def yarn_settings(
     return {**settings, **made, **joined}
 
 
+def in_time(cluster: Hadoop, call: Call, values: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, str]:
+    """The settings with the executors and the memory that the job's deadline takes, where it has one and earlier runs
+    tell; --set goes before, and the bounds of conf stand."""
+    minutes = (values.get("deadline_minutes") or {}).get(call.job)
+    if not minutes or values.get("tune") is False:
+        return dict(settings)
+    told = history.read(cluster.files, f"{values['warehouse']}/ops/steps")
+    given = {text.partition("=")[0].strip().removeprefix("spark.") for text in call.sets}
+    made = [one for one in deadline.decide(told, call.job, minutes, settings) if one.setting not in given]
+    for one in made:
+        print(f"{one.setting}={one.value}: {one.because}", file=sys.stderr)
+    if not made:
+        print(f"no run of {call.job} tells yet what {minutes:g} min take: conf's bounds stand", file=sys.stderr)
+    return {**settings, **{one.setting: one.value for one in made}}
+
+
 def sets_of(call: Call, environ: Mapping[str, str]) -> list[str]:
     """--set for a driver on a node, which does not see the caller's DRIVETRAIN_ variables. Spark's settings go by its
     own file, for they may hold secrets, and a command line is for everybody."""
@@ -204,6 +220,7 @@ def run(call: Call, job: Path, root: Path, home: Path, values: Mapping[str, Any]
             places = staged(cluster, call, archives, values)
             mine = f"{OURS}-call-{uuid4().hex[:12]}"
             tags = (OURS, work.tag, work.exact_tag, mine, *map(use_tag, places))
+            settings = in_time(cluster, call, values, settings)
             settings = yarn_settings(settings, call.job, places, tags, queue, mode, home, java)
             conf_dir, told = (call.conf_dir, call.sets) if mode == "client" else (None, sets)
             full = launch.command(job, home, settings, launch.job_words(call, conf_dir, told))

@@ -10,16 +10,21 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+from drivetrain import history
+from drivetrain.decision import Decision
+from drivetrain.history import SURPRISE, History, Run, step_key
 from drivetrain.ops import Step
-from drivetrain.session import FAILURES, causes
+from drivetrain.session import FAILURES, causes, files_of
 from drivetrain.sink import Table, session_confs
 
 SHUFFLE: Final = "spark.sql.shuffle.partitions"
@@ -43,24 +48,8 @@ HEAP_SHARE: Final = 8  # a broadcast table may fill this part of the driver's he
 EXPANSION: Final = 50.0  # bytes in memory / stored ones, where nothing tells
 UNHEARD_OF: Final = 200.0  # an expansion that tables with real columns do not reach
 ROW_OVERHEAD: Final = 64  # bytes of a hashed row beside its values
-KEPT_RUNS: Final = 8
-SURPRISE: Final = 4.0  # measured / forecast, or the other way round
-NOTABLE: Final = 8 * MB  # below that much shuffled nothing is a surprise
 WORSE: Final = 1.2
 OUT_OF_MEMORY: Final = ("OutOfMemory", "Not enough memory to build and broadcast", "UNABLE_TO_ACQUIRE_MEMORY")
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One setting for one step: what it is and would have been, why, what else was weighed, and what it rests on:
-    ``rule`` (sizes and cores), ``learned`` (earlier runs) or ``conservative`` (these were no guide)."""
-
-    setting: str
-    value: str
-    because: str
-    default: str
-    alternatives: tuple[str, ...]
-    confidence: str
 
 
 @dataclass(frozen=True)
@@ -93,37 +82,11 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What one run of a step was given and did."""
-
-    input_bytes: int
-    shuffle_bytes: int
-    spill_bytes: int
-    cpu_seconds: float
-    partitions: int
-    forecast_bytes: int
-    learned: bool
-
-    @property
-    def surprised(self) -> bool:
-        """Whether history had told another volume."""
-        high, low = max(self.shuffle_bytes, self.forecast_bytes), min(self.shuffle_bytes, self.forecast_bytes)
-        return self.learned and high > NOTABLE and high > SURPRISE * low
-
-
-@dataclass(frozen=True)
 class Forecast:
     """Bytes that a step will shuffle: the most that is likely; and the number of runs that tell so."""
 
     bytes: int
     runs: int
-
-
-History = Mapping[str, Sequence[Run]]
-
-
-def step_key(step: str, dataset: str) -> str:
-    return f"{step} {dataset}"
 
 
 # --- what will be ---
@@ -152,16 +115,22 @@ def drifted(runs: Sequence[Run]) -> bool:
 # --- what to set ---
 
 
-def decide(machine: Machine, relations: Sequence[Relation], input_bytes: int, runs: Sequence[Run]) -> list[Decision]:
+def decide(
+    machine: Machine, relations: Sequence[Relation], input_bytes: int, runs: Sequence[Run],
+    frozen: Mapping[str, str] = MappingProxyType({}),
+) -> list[Decision]:  # fmt: skip
     """Every setting of a step that reads the relations, of which ``input_bytes`` go into its shuffles."""
+    if frozen:
+        return [_fixed(key, value, "tune freeze has fixed it", "frozen") for key, value in frozen.items()]
     if drifted(runs):
         why = f"one of its last 3 runs shuffled over {SURPRISE:g} times more or less than forecast"
-        return [
-            Decision(key, value, why, SPARKS_OWN.get(key, "true"), (), "conservative")
-            for key, value in CONSERVATIVE.items()
-        ]
+        return [_fixed(key, value, why, "conservative") for key, value in CONSERVATIVE.items()]
     made = [shuffle_partitions(machine, input_bytes, runs), snapshot_partitions(relations)]
-    return [*made, broadcast_threshold(machine, relations)] if len(relations) > 1 else made
+    return [*made, broadcast_threshold(machine, relations)] if relations else made
+
+
+def _fixed(setting: str, value: str, because: str, confidence: str) -> Decision:
+    return Decision(setting, value, because, SPARKS_OWN.get(setting, "true"), (), confidence)
 
 
 def shuffle_partitions(machine: Machine, input_bytes: int, runs: Sequence[Run]) -> Decision:
@@ -231,38 +200,6 @@ def broadcast_threshold(machine: Machine, relations: Sequence[Relation]) -> Deci
     return Decision(BROADCAST, str(max(worst.bytes - 1, -1)), why, SPARKS_OWN[BROADCAST], ("-1", str(own)), "rule")
 
 
-# --- what was ---
-
-
-def observed(step: Step) -> Run | None:
-    """What a tuned step tells of the next; None of a failed one, or one that was not tuned."""
-    if step.failed or not step.decisions:
-        return None
-    made = {one["setting"]: one for one in json.loads(step.decisions)}
-    return Run(
-        step.expected_bytes, step.shuffle_write_bytes, step.spill_bytes, round(step.cpu_seconds, 3),
-        int(made[SHUFFLE]["value"]), step.expected_shuffle_bytes, made[SHUFFLE]["confidence"] == "learned",
-    )  # fmt: skip
-
-
-def after(history: History, steps: Sequence[Step]) -> dict[str, list[Run]]:
-    """History with the steps added; of each the latest runs."""
-    made = {key: list(runs) for key, runs in history.items()}
-    for step in steps:
-        run = observed(step)
-        if run:
-            made.setdefault(step_key(step.step, step.dataset), []).append(run)
-    return {key: runs[-KEPT_RUNS:] for key, runs in made.items()}
-
-
-def read_history(steps: Table) -> dict[str, list[Run]]:
-    """What the commits to the table of steps carry: the newest that tells, without a Spark job."""
-    if not steps.exists():
-        return {}
-    told: dict[str, Any] = next((metadata["history"] for _, metadata in steps.commits() if "history" in metadata), {})
-    return {key: [Run(*values) for values in runs] for key, runs in told.items()}
-
-
 # --- the session ---
 
 
@@ -303,6 +240,7 @@ class Plan:
         """Keep it with the step, before that runs."""
         step.expected_bytes, step.expected_shuffle_bytes = self.input_bytes, self.shuffle_bytes
         step.decisions = json.dumps([asdict(decision) for decision in self.decisions]) if self.decisions else ""
+        step.partitions = int(self.settings.get(SHUFFLE, 0))
 
 
 NO_PLAN: Final = Plan((), 0, 0)
@@ -312,7 +250,7 @@ class Tuner:
     """Plans the steps of one run, from what the table of steps tells of earlier ones."""
 
     def __init__(self, spark: SparkSession, steps: Table) -> None:
-        self.spark, self.steps = spark, steps
+        self.spark, self.steps, self.began = spark, steps, time.perf_counter()
 
     @cached_property
     def machine(self) -> Machine:
@@ -320,18 +258,18 @@ class Tuner:
 
     @cached_property
     def history(self) -> History:
-        return read_history(self.steps)
+        return history.read(files_of(self.steps.path, self.spark), self.steps.path)
 
     def plan(self, step: str, dataset: str, tables: Sequence[Table], input_bytes: int) -> Plan:
-        runs = self.history.get(step_key(step, dataset), ())
+        key = step_key(step, dataset)
+        runs = self.history.steps.get(key, ())
         relations = [relation(table, self.machine) for table in tables]
-        made = decide(self.machine, relations, input_bytes, runs)
+        made = decide(self.machine, relations, input_bytes, runs, self.history.frozen.get(key, {}))
         return Plan(made, input_bytes, forecast(input_bytes, runs).bytes)
 
-    def metadata(self, steps: Sequence[Step]) -> dict[str, Any]:
-        """What the commit of these steps is to carry: history with them."""
-        made = after(self.history, steps)
-        return {"history": {key: [list(asdict(run).values()) for run in runs] for key, runs in made.items()}}
+    def metadata(self, job: str, steps: Sequence[Step]) -> dict[str, Any]:
+        """What the commit of a run's steps is to carry: history with them."""
+        return self.history.with_run(job, steps, time.perf_counter() - self.began).metadata()
 
 
 T = TypeVar("T")

@@ -1,0 +1,90 @@
+"""Executors, and memory for each, by which a job on YARN ends in time at least cost. They are set when it is submitted:
+a running application cannot change the bounds of its dynamic allocation, nor an executor its memory."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from drivetrain.capacity import Choice, Scaling, Took, choose, next_input
+from drivetrain.decision import Decision
+from drivetrain.errors import DrivetrainError, Problem
+from drivetrain.history import History, Run
+
+DYNAMIC: Final = "spark.dynamicAllocation.enabled"
+MOST: Final = "spark.dynamicAllocation.maxExecutors"
+FIRST: Final = "spark.dynamicAllocation.initialExecutors"
+FIXED: Final = "spark.executor.instances"
+CORES: Final = "spark.executor.cores"
+MEMORY: Final = "spark.executor.memory"
+SPARKS_OWN: Final = {MOST: "infinity", FIRST: "0", FIXED: "2", MEMORY: "1g"}
+
+MB: Final = 1 << 20
+UNITS: Final = {"": 1, "b": 1, "k": 1 << 10, "m": MB, "g": 1 << 30, "t": 1 << 40}
+SPARKS_SHARE: Final = 0.6  # of an executor's heap, less what it reserves (spark.memory.fraction)
+RESERVED: Final = 300 * MB
+SPARE: Final = 1.5  # of the largest peak that was seen
+STEP: Final = 256 * MB
+LEAST_HEAP: Final = 1 << 30
+ENOUGH_RUNS: Final = 5  # before memory is made less than conf says
+
+
+def decide(history: History, job: str, minutes: float, settings: Mapping[str, str]) -> list[Decision]:
+    """What the job's next run is to have; nothing where no run of it tells."""
+    took = history.jobs.get(job, ())
+    if not took:
+        return []
+    each = int(settings.get(CORES, "1"))
+    most = int(settings.get(MOST if _dynamic(settings) else FIXED, "2"))
+    size = next_input(took)
+    choice = choose(Scaling(took), size, minutes * 60, each, most)
+    return [*executors(choice, size, took, minutes, most, settings), *memory(history.steps, each, settings)]
+
+
+def executors(
+    choice: Choice, input_bytes: int, took: Sequence[Took], minutes: float, most: int, settings: Mapping[str, str]
+) -> list[Decision]:
+    """The number of executors, as dynamic allocation's first and highest, or as a fixed number."""
+    ends, worst = choice.duration.seconds / 60, choice.duration.at_worst / 60
+    why = f"{input_bytes / MB:,.0f} MB will take {ends:.1f} min, 95 of 100 times less than {worst:.1f}"
+    why += f", by {len(took)} run{'s' if len(took) != 1 else ''}"
+    why += "" if choice.in_time else f"; no number up to {most} is surely within {minutes:g} min: this one is fastest"
+    keys = (MOST, FIRST) if _dynamic(settings) else (FIXED,)
+    number = str(choice.executors)
+    return [Decision(key, number, why, SPARKS_OWN[key], (str(most),), "learned") for key in keys]
+
+
+def memory(steps: Mapping[str, Sequence[Run]], cores: int, settings: Mapping[str, str]) -> list[Decision]:
+    """An executor's heap, from the largest task's peak; more than conf's where a step spilled or needs it, less only
+    after some runs of every step."""
+    runs = [run for latest in steps.values() for run in latest]
+    told = size_of(settings.get(MEMORY, SPARKS_OWN[MEMORY]))
+    peak = max((run.peak_memory_bytes for run in runs), default=0)
+    need = max(LEAST_HEAP, SPARE * peak * cores / SPARKS_SHARE + RESERVED)
+    why = f"{cores} tasks of at most {peak / MB:,.0f} MB each"
+    if any(run.spill_bytes for run in runs):
+        need, why = max(need, SPARE * told), f"{why}; a step spilled to disk with less"
+    elif min(map(len, steps.values()), default=0) < ENOUGH_RUNS:
+        need = max(need, told)
+    number = f"{math.ceil(need / STEP) * STEP // MB}m"
+    if size_of(number) == told:
+        return []
+    return [Decision(MEMORY, number, why, SPARKS_OWN[MEMORY], (f"{told // MB}m",), "learned")]
+
+
+def _dynamic(settings: Mapping[str, str]) -> bool:
+    return settings.get(DYNAMIC, "false") == "true"
+
+
+def size_of(text: str) -> int:
+    """Bytes of a size as Spark writes it: 2g, 512m, 1536 (MB).
+
+    Raises:
+        DrivetrainError: it is none.
+    """
+    found = re.fullmatch(r"(\d+)([bkmgt]?)b?", text.strip().lower())
+    if not found:
+        raise DrivetrainError(Problem("spark-value", MEMORY, f"{text!r} is no size", "write a number and m or g: 2g"))
+    return int(found[1]) * (UNITS[found[2]] if found[2] else MB)
