@@ -45,9 +45,11 @@ MOST_PARTITIONS: Final = 10_000
 PRIOR: Final = 3.0  # shuffled bytes / stored ones, of a step that has not run yet
 ACTIONS: Final = 50_000  # files of a Delta table for each partition of its snapshot
 HEAP_SHARE: Final = 8  # a broadcast table may fill this part of the driver's heap; it is held there more than once
-EXPANSION: Final = 50.0  # bytes in memory / stored ones, where nothing tells
-UNHEARD_OF: Final = 200.0  # an expansion that tables with real columns do not reach
+UNHEARD_OF: Final = 200.0  # bytes in memory / stored ones that tables with real columns do not reach
+TEXT: Final = 5.0  # the same, of text, whose length no type tells
 ROW_OVERHEAD: Final = 64  # bytes of a hashed row beside its values
+ROW_HEADER: Final = 8  # Spark's estimate of a row beside its columns
+NARROWEST: Final = 8  # bytes of the columns that a query may be left with
 WORSE: Final = 1.2
 OUT_OF_MEMORY: Final = ("OutOfMemory", "Not enough memory to build and broadcast", "UNABLE_TO_ACQUIRE_MEMORY")
 
@@ -62,10 +64,20 @@ class Relation:
     files: int
     width: int
 
-    @property
-    def in_memory(self) -> float:
-        """Bytes that it takes as a hashed table."""
-        return self.rows * (self.width + ROW_OVERHEAD) if self.rows else self.bytes * EXPANSION
+    def stored_as(self, width: float) -> float:
+        """Bytes that Spark takes it for where a query reads columns of so many bytes a row."""
+        return self.bytes * (ROW_HEADER + width) / (ROW_HEADER + self.width)
+
+    def in_memory(self, width: float) -> float:
+        """Bytes that those columns take as a hashed table."""
+        return self.rows * (width + ROW_OVERHEAD)
+
+    def too_large_from(self, room: float) -> float:
+        """What Spark takes it for when, with as few columns as that, it fills ``room`` in memory; infinite where it
+        does not even with all of them."""
+        if self.in_memory(self.width) <= room:
+            return math.inf
+        return self.stored_as(max(room / self.rows - ROW_OVERHEAD, min(NARROWEST, self.width)))
 
 
 @dataclass(frozen=True)
@@ -188,16 +200,21 @@ def snapshot_partitions(relations: Sequence[Relation]) -> Decision:
 
 
 def broadcast_threshold(machine: Machine, relations: Sequence[Relation]) -> Decision:
-    """Spark compares the threshold with stored bytes, which are a fiftieth of those in memory at times. So it is the
-    largest below Spark's own under which every table fits into its part of the driver's heap."""
+    """Spark compares the threshold with stored bytes, of the columns that a query reads; these are a fiftieth of those
+    in memory at times. So it is the largest, up to Spark's own, below which every table, whole or in part, fits into
+    its part of the driver's heap."""
     room, own = machine.room, int(SPARKS_OWN[BROADCAST])
-    large = [relation for relation in relations if relation.bytes <= own and relation.in_memory > room]
-    if not large:
-        why = f"no table of at most 10 MB takes over {room / MB:,.0f} MB in memory"
+    limits = [(relation.too_large_from(room), relation) for relation in relations]
+    limit, worst = min(limits, key=lambda one: one[0], default=(math.inf, None))
+    if worst and limit <= min(own, room / TEXT):
+        why = f"{worst.rows:,} rows, {worst.bytes / MB:,.1f} MB stored, in part fill {room / MB:,.0f} MB in memory"
+    elif room / TEXT <= own:
+        limit, why = room / TEXT, f"text may take {TEXT:g} times its stored size, and a table has {room / MB:,.0f} MB"
+    else:
+        why = f"no table below 10 MB takes over {room / MB:,.0f} MB in memory"
         return Decision(BROADCAST, str(own), why, SPARKS_OWN[BROADCAST], ("-1",), "rule")
-    worst = min(large, key=lambda relation: relation.bytes)
-    why = f"{worst.bytes / MB:,.1f} MB stored are {worst.in_memory / MB:,.0f} MB in memory, over {room / MB:,.0f} MB"
-    return Decision(BROADCAST, str(max(worst.bytes - 1, -1)), why, SPARKS_OWN[BROADCAST], ("-1", str(own)), "rule")
+    value = max(math.ceil(limit) - 1, -1)
+    return Decision(BROADCAST, str(value), why, SPARKS_OWN[BROADCAST], ("-1", str(own)), "rule")
 
 
 # --- the session ---
@@ -214,13 +231,14 @@ def machine(spark: SparkSession) -> Machine:
 
 
 def relation(table: Table, machine: Machine) -> Relation:
-    """The table as Delta's log tells of it, without a scan. Rows are asked for where it could be broadcast and might
-    not fit."""
-    size, width = table.bytes(), 0
-    rows = 0
-    if machine.room / UNHEARD_OF < size <= int(SPARKS_OWN[BROADCAST]):
+    """The table as Delta's log tells of it, without a scan. Rows are asked for where it, or some columns of it, could
+    be broadcast and might not fit."""
+    size, rows, width = table.bytes(), 0, 0
+    if size > machine.room / UNHEARD_OF:
         read = table.read()
-        rows, width = read.count(), int(read._jdf.schema().defaultSize())
+        width = int(read._jdf.schema().defaultSize())
+        if Relation(size, 0, 0, width).stored_as(NARROWEST) <= int(SPARKS_OWN[BROADCAST]):
+            rows = read.count()
     return Relation(size, rows, table.files(), width)
 
 
@@ -246,6 +264,15 @@ class Plan:
 NO_PLAN: Final = Plan((), 0, 0)
 
 
+def plan(
+    machine: Machine, relations: Sequence[Relation], input_bytes: int, runs: Sequence[Run],
+    frozen: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:  # fmt: skip
+    """What a step is to run with that reads the relations, after such runs."""
+    made = decide(machine, relations, input_bytes, runs, frozen)
+    return Plan(made, input_bytes, forecast(input_bytes, runs).bytes)
+
+
 class Tuner:
     """Plans the steps of one run, from what the table of steps tells of earlier ones."""
 
@@ -262,10 +289,9 @@ class Tuner:
 
     def plan(self, step: str, dataset: str, tables: Sequence[Table], input_bytes: int) -> Plan:
         key = step_key(step, dataset)
-        runs = self.history.steps.get(key, ())
         relations = [relation(table, self.machine) for table in tables]
-        made = decide(self.machine, relations, input_bytes, runs, self.history.frozen.get(key, {}))
-        return Plan(made, input_bytes, forecast(input_bytes, runs).bytes)
+        known = self.history.steps.get(key, ()), self.history.frozen.get(key, {})
+        return plan(self.machine, relations, input_bytes, *known)
 
     def metadata(self, job: str, steps: Sequence[Step]) -> dict[str, Any]:
         """What the commit of a run's steps is to carry: history with them."""

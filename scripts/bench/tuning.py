@@ -1,8 +1,12 @@
-"""Tuning: ACME's orders through the layers, tuned and with the defaults of Spark and Delta (AQE on), in turn.
+"""Tuning: the layers and queries of TPC-H, tuned and by the defaults of Spark and Delta (AQE on), in turn.
 
-Each round loads a feed into an empty warehouse and then one day more, in one session; CPU seconds are the JVM's.
-  small_vs_default, medium_vs_default   wall time, ours / default, of 10 MB and of 100 MB
-  small_cpu_vs_default, medium_cpu_vs_default   the same, CPU seconds
+Wall time, ours / default; with _cpu_ the same of the JVM's CPU seconds, which a busy machine disturbs less.
+  small_vs_default, medium_vs_default, large_vs_default
+                           ACME's orders, 10 MB, 100 MB and 1 GB, into an empty warehouse and then one day more
+  tpch_vs_default          the queries of TPC-H (scale factor 1) that shuffle most, the sum of their medians
+  worst_query_vs_default   of these the one that is worst
+  vs_grid_oracle           their sum, ours / the best of a grid of shuffle partitions for each, by repeats held out
+Ours begins with the rule and learns from round to round, as a job does from run to run.
 """
 
 from __future__ import annotations
@@ -10,22 +14,28 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import _tpch
 from _forest_job import cpu_seconds
 from _shared import ROOT, median_ratio, pipeline, say, session, timed
 from batch import bench_conf, land, make
 from pyspark.sql import SparkSession
 
-from drivetrain import tune
+from drivetrain import job, ops, tune
 from drivetrain.conf import load
 from drivetrain.contracts import Conf
-from drivetrain.sink import session_confs
+from drivetrain.history import History, step_key
+from drivetrain.sink import Table, session_confs
 
-LINES: Final = {"small": 90_000, "medium": 900_000}  # of about 10 and 100 MB
+LINES: Final = {"small": 90_000, "medium": 900_000, "large": 9_000_000}  # of about 10 MB, 100 MB and 1 GB
 DEFAULT: Final = {key: tune.SPARKS_OWN[key] for key in (tune.SHUFFLE, tune.SNAPSHOT)}
+GRID: Final = (2, 4, 8, 16, 32, 64, 200)
+PARTS: Final = (*LINES, "tpch", "grid")
 
 
 def through(spark: SparkSession, conf: Conf, loads: tuple[list[Path], list[Path]]) -> None:
@@ -42,15 +52,24 @@ def untuned(conf: Conf, work: Path) -> Conf:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="10 MB only, one round")
-    parser.add_argument("--rounds", type=int, help="rounds (default 3)")
+    parser.add_argument("--quick", action="store_true", help="10 MB, and TPC-H at scale factor 0.1, one round")
+    parser.add_argument("--rounds", type=int, help="rounds (default 3, of the queries 5)")
+    parser.add_argument("--only", action="append", choices=PARTS, help="(default: all; grid takes half an hour)")
     given = parser.parse_args()
-    rounds = given.rounds or (1 if given.quick else 3)
+    parts = given.only or (("small", "tpch") if given.quick else PARTS)
     ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="bench-", dir=ROOT) as folder:
-        spark = session(bench_conf(Path(folder), "session"))
-        for size in ("small",) if given.quick else LINES:
-            ratios |= compare(spark, Path(folder, size), size, rounds)
+        work = Path(folder)
+        spark = session(bench_conf(work, "session"))
+        for size in [part for part in parts if part in LINES]:
+            ratios |= compare(spark, work / size, size, given.rounds or (1 if given.quick else 3))
+        if {"tpch", "grid"} & set(parts):
+            tables = _tpch.make(spark, work / "tpch", 0.1 if given.quick else 1)
+            rounds = given.rounds or (1 if given.quick else 5)
+            seconds = queries(spark, tables, rounds)
+            ratios |= against_default(seconds)
+            if "grid" in parts:
+                ratios["vs_grid_oracle"] = against_grid(spark, seconds, rounds)
     print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
 
 
@@ -74,6 +93,84 @@ def compare(spark: SparkSession, work: Path, size: str, rounds: int) -> dict[str
         median_ratio([one[k] for one in found["ours"]], [one[k] for one in found["default"]]) for k in (0, 1)
     )
     return {f"{size}_vs_default": wall, f"{size}_cpu_vs_default": used_}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, and CPU seconds of the JVM."""
+
+    wall: float
+    cpu: float
+
+
+Costs = dict[str, list[Cost]]  # query -> its rounds
+
+
+def cost(spark: SparkSession, query: str) -> Cost:
+    jvm: Any = spark._jvm
+    pid = int(jvm.java.lang.ProcessHandle.current().pid())
+    began = cpu_seconds(pid)
+    wall = timed(lambda: spark.sql(_tpch.QUERIES[query]).collect())
+    return Cost(wall, cpu_seconds(pid) - began)
+
+
+def queries(spark: SparkSession, tables: dict[str, Table], rounds: int) -> dict[str, Costs]:
+    """Each side's rounds; the first only warms both up, and gives ours a run to learn from."""
+    found: dict[str, Costs] = {side: {query: [] for query in _tpch.QUERIES} for side in ("ours", "default")}
+    history, machine = History(), tune.machine(spark)
+    for i in range(rounds + 1):
+        for query in _tpch.QUERIES:
+            relations = [tune.relation(table, machine) for table in _tpch.read_by(query, tables)]
+            for side in ("ours", "default") if i % 2 else ("default", "ours"):
+                if side == "default":
+                    with session_confs(spark, DEFAULT):
+                        took = cost(spark, query)
+                else:
+                    runs = history.steps.get(step_key("gold", query), ())
+                    plan = tune.plan(machine, relations, sum(one.bytes for one in relations), runs)
+                    steps = ops.Steps(spark, str(i), "bench")
+                    with session_confs(spark, plan.settings), steps.step("gold", query) as step:
+                        plan.note(step)
+                        took = cost(spark, query)
+                    history = history.with_run("bench", steps.done, took.wall)
+                if i:
+                    found[side][query].append(took)
+                told = f", {plan.settings[tune.SHUFFLE]} partitions" if side == "ours" else ""
+                say(f"round {i}, {query}, {side}: {took.wall:.2f} s, {took.cpu:.2f} CPU s{told}")
+    return found
+
+
+def medians(costs: Costs, of: str) -> dict[str, float]:
+    return {query: statistics.median(getattr(one, of) for one in rounds) for query, rounds in costs.items()}
+
+
+def against_default(found: dict[str, Costs]) -> dict[str, float]:
+    ratios, rows = {}, []
+    for name, of in (("", "wall"), ("cpu_", "cpu")):
+        ours, default = medians(found["ours"], of), medians(found["default"], of)
+        each = {query: ours[query] / default[query] for query in ours}
+        ratios |= {f"tpch_{name}vs_default": sum(ours.values()) / sum(default.values())}
+        ratios |= {f"worst_query_{name}vs_default": max(each.values())}
+        rows += [(query, of, f"{ours[query]:.2f}", f"{default[query]:.2f}", f"{each[query]:.2f}") for query in ours]
+    job.table(("query", "seconds of", "ours", "default", "ratio"), sorted(rows))
+    return ratios
+
+
+def against_grid(spark: SparkSession, found: dict[str, Costs], rounds: int) -> float:
+    """Of each query the number of partitions that is best by half of the repeats; its cost by the other half."""
+    costs: dict[int, Costs] = {number: {query: [] for query in _tpch.QUERIES} for number in GRID}
+    for i in range(2 * rounds):
+        for number in GRID if i % 2 else GRID[::-1]:
+            with session_confs(spark, {tune.SHUFFLE: str(number), tune.SNAPSHOT: "2"}):
+                for query in _tpch.QUERIES:
+                    costs[number][query].append(cost(spark, query))
+            say(f"grid, repeat {i + 1} of {2 * rounds}, {number} partitions")
+    chosen = {number: medians({q: each[0::2] for q, each in tried.items()}, "cpu") for number, tried in costs.items()}
+    held_out = {number: medians({q: each[1::2] for q, each in tried.items()}, "cpu") for number, tried in costs.items()}
+    best = {query: min(GRID, key=lambda number: chosen[number][query]) for query in _tpch.QUERIES}
+    say(f"best of the grid: {best}")
+    oracle = sum(held_out[best[query]][query] for query in _tpch.QUERIES)
+    return sum(medians(found["ours"], "cpu").values()) / oracle
 
 
 if __name__ == "__main__":
