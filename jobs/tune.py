@@ -25,8 +25,9 @@ def arguments() -> argparse.ArgumentParser:
     explain.add_argument("job", nargs="?", help="etl or batch (default: whichever ran the step last)")
     what_if = do.add_parser("what-if", help="the partitions that the steps would have with another input, or executors")
     what_if.add_argument("--input-bytes", type=positive, required=True, help="stored bytes of new records, or a step's")
-    what_if.add_argument("--cores", type=positive, help="(default: as many as the application may come to use)")
-    what_if.add_argument("--deadline", type=minutes, metavar="MINUTES", help="the executors that it takes")
+    of = what_if.add_mutually_exclusive_group()
+    of.add_argument("--cores", type=positive, help="(default: as many as the application may come to use)")
+    of.add_argument("--deadline", type=minutes, metavar="MINUTES", help="the executors that it takes")
     what_if.add_argument("--job", default="batch", help="whose deadline (default: batch)")
     for name, help_ in (
         ("properties", "a step's last settings, as a file that spark-submit reads"),
@@ -107,27 +108,32 @@ def in_time(given: argparse.Namespace, conf: Conf, steps: Table, history: Histor
     """Each number of executors that conf allows, how long it takes and costs, and the cheapest that is in time."""
     from drivetrain import deadline
     from drivetrain.capacity import Scaling, choose
+    from drivetrain.tune import machine
 
     took = history.jobs.get(given.job, ())
     if not took:
         raise nothing(conf, steps, f"no run of {given.job} that brought new records was tuned")
-    settings = {key: str(value) for key, value in conf.settings.spark.items()}
-    each, most = int(settings.get(deadline.CORES, "1")), int(settings.get(deadline.MOST, "8"))
+    settings = {key: str(value).lower() for key, value in conf.settings.spark.items()}
+    on_yarn = settings.get("spark.master") == "yarn"
+    here = deadline.Bounds(1, 1, machine(steps.spark).cores)  # a local master is one executor, with all cores
+    allowed = deadline.bounds(settings) if on_yarn else here
     scaling, limit = Scaling(took), given.deadline * 60
-    chosen = choose(scaling, given.input_bytes, limit, each, most)
+    chosen = choose(scaling, given.input_bytes, limit, allowed.each, allowed.numbers)
+    shown = sorted({*allowed.numbers[:8], *allowed.numbers[8:: max(1, len(allowed.numbers) // 8)], chosen.executors})
     rows = []
-    for executors in range(1, most + 1):
-        cores = executors * each
-        took_ = scaling.duration(given.input_bytes, cores)
+    for executors in shown:
+        cores = executors * allowed.each
+        lasts = scaling.duration(given.input_bytes, cores)
         told = "cheapest in time" if chosen.in_time else "fastest at worst; none is surely in time"
-        marks = (cores, f"{took_.seconds / 60:.1f}", f"{took_.at_worst / 60:.1f}", f"{cores * took_.seconds / 60:,.0f}")
-        verdict = told if executors == chosen.executors else "in time" if took_.at_worst <= limit else ""
+        marks = (cores, f"{lasts.seconds / 60:.1f}", f"{lasts.at_worst / 60:.1f}", f"{cores * lasts.seconds / 60:,.0f}")
+        verdict = told if executors == chosen.executors else "in time" if lasts.at_worst <= limit else ""
         rows.append((executors, *marks, verdict))
     columns = ("executors", "cores", "minutes", "95 of 100 below", "core minutes", f"within {given.deadline:g} min")
     job.table(columns, rows)
     cores_ = sorted(one.cores for one in took)
     print(f"By {len(took)} of its runs, with {cores_[0]} to {cores_[-1]} cores.")
-    print(f"As a setting on YARN: deadline_minutes: {{{given.job}: {given.deadline:g}}}")
+    if on_yarn:
+        print(f"As a setting: deadline_minutes: {{{given.job}: {given.deadline:g}}}")
 
 
 def properties(given: argparse.Namespace, conf: Conf, steps: Table) -> None:

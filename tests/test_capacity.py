@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivetrain import capacity
-from drivetrain.capacity import MB, Scaling, Took, choose
+from drivetrain.capacity import MB, Scaling, choose
+from drivetrain.history import Took
 
 SPREAD = 0.06  # of the made-up cluster's run times
 
@@ -77,7 +78,7 @@ def test_deadlines_are_met_at_the_least_cost() -> None:
         noise, runs, limit = random.Random(seed), list[Took](), 120.0
         for _ in range(25):
             size = int(noise.lognormvariate(math.log(800), 0.5)) * MB
-            cores = 2 * (choose(Scaling(runs[-16:]), size, limit, 2, 16).executors if runs else 4)
+            cores = 2 * (choose(Scaling(runs[-16:]), size, limit, 2, range(1, 17)).executors if runs else 4)
             fit = [n for n in range(2, 33, 2) if true_seconds(size, n) * math.exp(1.645 * SPREAD) <= limit]
             runs.append(run(size, cores, noise))
             if fit and len(runs) > 5:
@@ -87,12 +88,31 @@ def test_deadlines_are_met_at_the_least_cost() -> None:
     assert statistics.mean(met) >= 0.95 and statistics.mean(costs) <= 1.1
 
 
+def test_a_job_that_began_on_one_core_finds_what_it_takes() -> None:
+    """And though its time is not of the model's form: tasks are unequal, so that cores divide less than they might."""
+
+    def seconds(cores: int) -> float:
+        return 25 + 500 / cores**0.9
+
+    met, had = list[bool](), list[int]()
+    for seed in range(20):
+        noise, runs, limit = random.Random(seed), [Took(1000 * MB, 1, seconds(1), 480.0)], 150.0
+        for i in range(25):
+            cores = choose(Scaling(runs[-16:]), 1000 * MB, limit, 1, range(1, 17)).executors
+            factor = math.exp(noise.gauss(0, SPREAD))
+            runs.append(Took(1000 * MB, cores, seconds(cores) * factor, 480 * math.exp(noise.gauss(0, 0.03))))
+            if i >= 3:
+                met.append(runs[-1].seconds <= limit)
+                had.append(cores)
+    assert statistics.mean(met) >= 0.95 and statistics.mean(had) <= 7, "5 would do, by a hair"
+
+
 def test_where_no_number_is_in_time_the_fastest_is_taken_and_said_to_be_late() -> None:
     scaling = Scaling([run(1000 * MB, cores) for cores in (2, 4, 8)])
-    late = choose(scaling, 1000 * MB, 1.0, 2, 8)
+    late = choose(scaling, 1000 * MB, 1.0, 2, range(1, 9))
     worst = {n: scaling.duration(1000 * MB, 2 * n).at_worst for n in range(1, 9)}
     assert not late.in_time and late.executors == min(worst, key=lambda n: worst[n]) > 2
-    ample = choose(scaling, 1000 * MB, 10_000.0, 2, 8)
+    ample = choose(scaling, 1000 * MB, 10_000.0, 2, range(1, 9))
     assert ample.in_time and ample.executors == 1 and ample.cost == 2 * ample.duration.seconds
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from drivetrain import deadline
-from drivetrain.capacity import MB, Took
+from drivetrain.capacity import MB
 from drivetrain.errors import DrivetrainError
-from drivetrain.history import History, Run
+from drivetrain.history import History, Run, Took
 
 GIB = 1 << 30
 CONF = {
@@ -19,7 +19,7 @@ CONF = {
 RUNS = [
     Took(size * MB, cores, 60 + 0.5 * size / cores, 0.5 * size) for size, cores in ((1000, 4), (2000, 8), (2000, 4))
 ]
-STEP = Run(100 * MB, 200 * MB, 0, 10.0, 8, 200 * MB, True, 100 * MB)
+STEP = Run(100 * MB, 200 * MB, 0, 10.0, 8, 200 * MB, 1, 100 * MB)
 
 
 def known(*steps: Run) -> History:
@@ -46,13 +46,25 @@ def test_a_job_that_has_not_run_is_left_as_conf_has_it() -> None:
     assert deadline.decide(known(STEP), "etl", 5, CONF) == []
 
 
-def test_memory_follows_the_largest_peak() -> None:
+def test_bounds_are_those_of_conf() -> None:
+    """Spark refuses a highest number below the lowest; none at all means any."""
+    assert deadline.bounds({}) == deadline.Bounds(1, 2, 1)
+    assert deadline.bounds({**CONF, deadline.LEAST: "4"}) == deadline.Bounds(4, 8, 2)
+    assert values(known(STEP), 60, **{deadline.LEAST: "4"})[deadline.MOST] == "4"
+    free = deadline.bounds({deadline.DYNAMIC: "true", deadline.CORES: "2"})
+    assert free.most == deadline.UNBOUNDED and free.numbers[0] == 1
+    many = int(values(known(STEP), 2.5, **{deadline.MOST: "infinity"})[deadline.MOST])
+    assert 8 < many < 100
+
+
+def test_memory_follows_the_largest_peak_and_is_never_less_than_conf_says() -> None:
     """2 tasks of 500 MB, half as much again, are 60 % of a heap less 300 MB: 2.8 GB, in steps of 256 MB."""
     assert values(known(replace(STEP, peak_memory_bytes=500 * MB)), 60)[deadline.MEMORY] == "2816m"
-    assert deadline.MEMORY not in values(known(STEP), 60)
-    assert values(known(*[STEP] * deadline.ENOUGH_RUNS), 60)[deadline.MEMORY] == "1024m"
-    spilled = deadline.decide(known(*[STEP] * 7, replace(STEP, spill_bytes=1)), "batch", 60, CONF)[-1]
-    assert (spilled.setting, spilled.value) == (deadline.MEMORY, "3072m") and "spilled" in spilled.because
+    assert deadline.MEMORY not in values(known(*[STEP] * 8), 60)
+    for had_too_little in (replace(STEP, spill_bytes=1), replace(STEP, short=True)):
+        spilled = deadline.decide(known(*[STEP] * 7, had_too_little), "batch", 60, CONF)[-1]
+        assert (spilled.setting, spilled.value) == (deadline.MEMORY, "3072m") and "too little" in spilled.because
+    assert values(known(replace(STEP, peak_memory_bytes=90 * GIB)), 60)[deadline.MEMORY] == "8192m"
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from drivetrain import history, ops, tune
-from drivetrain.capacity import Took
 from drivetrain.files import LOCAL
-from drivetrain.history import History, Run
+from drivetrain.history import History, Run, Took
 from drivetrain.tune import MB, Machine
 
-RUN = Run(100 * MB, 200 * MB, 0, 10.0, 8, 200 * MB, True, 5)
+RUN = Run(100 * MB, 200 * MB, 0, 10.0, 8, 200 * MB, 2, 5)
 
 
 def step(**changes: Any) -> ops.Step:
     made = ops.Step("r", "batch", "silver", "orders", ops.now(), cpu_seconds=2.0, shuffle_write_bytes=5 * MB)
-    tune.Plan(tune.decide(Machine(2, 2048 * MB), [], 10 * MB, []), 10 * MB, 30 * MB).note(made)
+    tune.plan(Machine(2, 2048 * MB), [], 10 * MB, []).note(made, 4)
     return replace(made, **{"seconds": 4.0, "task_seconds": 6.0, "cores": 2, **changes})
 
 
 def test_the_latest_runs_that_ended_well_are_kept() -> None:
     made = History().with_run("batch", [step(), step(failed=True), step(decisions=""), step(dataset="leads")], 9.0)
     assert set(made.steps) == {"silver orders", "silver leads"} and len(made.steps["silver orders"]) == 1
-    assert made.steps["silver orders"][0] == Run(10 * MB, 5 * MB, 0, 2.0, 4, 30 * MB, False, 0)
+    assert made.steps["silver orders"][0] == Run(10 * MB, 5 * MB, 0, 2.0, 4, 30 * MB, 0)
     many = made.with_run("batch", [step(cpu_seconds=float(i)) for i in range(20)], 9.0)
     assert [run.cpu_seconds for run in many.steps["silver orders"]] == [float(i) for i in range(12, 20)]
     assert len(made.steps["silver orders"]) == 1
@@ -40,6 +39,12 @@ def test_a_whole_run_tells_of_its_job() -> None:
     for _ in range(30):
         made = made.with_run("batch", [step()], 20.0)
     assert [len(made.jobs["batch"]), made.jobs["batch"][-1].seconds] == [history.KEPT_JOBS, 20.0]
+
+
+def test_executors_that_have_gone_by_the_end_of_a_step_are_counted_by_their_work() -> None:
+    """A tail of idle seconds lets dynamic allocation take all but one; 60 task seconds in 6 s were ten cores'."""
+    made = History().with_run("batch", [step(seconds=6.0, task_seconds=60.0, cores=1)], 6.0)
+    assert made.jobs["batch"] == [Took(10 * MB, 10, 6.0, 60.0)]
 
 
 def commit(folder: Path, version: int, metadata: dict[str, Any] | None) -> None:
@@ -60,6 +65,17 @@ def test_the_newest_commit_that_tells_is_read(tmp_path: Path) -> None:
     commit(tmp_path / "steps", 2, {"run": "s"})
     commit(tmp_path / "steps", 3, None)
     assert history.read(LOCAL, table) == old
+    commit(tmp_path / "steps", 4, {"learned": {"steps": [1]}})
+    (tmp_path / "steps/_delta_log" / f"{5:020d}.json").write_text('{"commitInfo": {"userMetadata": "by hand"}}')
+    assert history.read(LOCAL, table) == old, "what cannot be read is not ours"
+
+
+def test_a_version_that_knows_other_figures_is_read(tmp_path: Path) -> None:
+    told: dict[str, Any] = json.loads(json.dumps(History({"silver orders": [RUN]}).metadata()))
+    told["learned"]["steps"]["figures"].append("heat")
+    told["learned"]["steps"]["runs"]["silver orders"][0].append(7)
+    commit(tmp_path / "steps", 0, told)
+    assert history.read(LOCAL, str(tmp_path / "steps")).steps == {"silver orders": [RUN]}
 
 
 def test_a_step_can_be_fixed_and_forgotten() -> None:

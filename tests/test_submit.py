@@ -14,12 +14,11 @@ import pytest
 from test_history import commit
 
 from drivetrain import hadoop, launch, submit
-from drivetrain.capacity import Took
 from drivetrain.deadline import DYNAMIC, FIRST, MOST
 from drivetrain.errors import DrivetrainError
 from drivetrain.files import LOCAL
 from drivetrain.hadoop import Application, Hadoop, sections
-from drivetrain.history import History
+from drivetrain.history import History, Took
 from drivetrain.launch import Call
 from drivetrain.submit import Staged, Work
 
@@ -67,8 +66,9 @@ def test_a_job_with_a_deadline_gets_what_that_takes(tmp_path: Path, capsys: pyte
     settings = {DYNAMIC: "true", MOST: "8", "spark.executor.cores": "2", "spark.executor.memory": "2g"}
     cluster: Any = SimpleNamespace(files=LOCAL)
 
-    def asked(job: str, *sets: str, **changes: Any) -> dict[str, str]:
-        return submit.in_time(cluster, Call(job, "yarn", Path("/conf"), list(sets)), {**values, **changes}, settings)
+    def asked(job: str, by_hand: str = "", **changes: Any) -> dict[str, str]:
+        given = {**settings, **({launch.BY_HAND: by_hand} if by_hand else {})}
+        return submit.in_time(cluster, Call(job, "yarn", Path("/conf")), {**values, **changes}, given)
 
     assert asked("batch") == settings and "no run of batch tells yet" in capsys.readouterr().err
     told = History(jobs={"batch": [Took(1 << 30, 4, 310.0, 1000.0), Took(1 << 30, 8, 185.0, 1000.0)]})
@@ -76,7 +76,9 @@ def test_a_job_with_a_deadline_gets_what_that_takes(tmp_path: Path, capsys: pyte
     made = asked("batch")
     assert 2 < int(made[MOST]) < 8 and made[FIRST] == made[MOST] and made["spark.executor.memory"] == "2g"
     assert f"{MOST}={made[MOST]}: 1,024 MB will take" in capsys.readouterr().err
-    assert asked("batch", f"spark.{MOST}=7") == {**settings, FIRST: made[FIRST]}
+    assert asked("batch", f"spark.x,{MOST}")[MOST] == "8" and asked("batch", MOST)[FIRST] == made[FIRST]
+    with pytest.raises(DrivetrainError, match="'30m' are no minutes"):
+        asked("batch", deadline_minutes={"batch": "30m"})
     assert asked("etl") == asked("batch", tune=False) == settings and not capsys.readouterr().err.count("etl")
 
 

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from pyspark.errors import PySparkException
 from test_pipeline import Shop
 
-from drivetrain import history, job, tune
+from drivetrain import history, job, ops, tune
 from drivetrain.contracts import ROOT
 from drivetrain.errors import DrivetrainError
 from drivetrain.files import LOCAL
-from drivetrain.history import History, Run, step_key
+from drivetrain.history import History, Run, observed, step_key
 from drivetrain.sink import Table, Txn, session_confs
 from drivetrain.tune import MB, Machine, Relation
 
 LAPTOP = Machine(2, 2048 * MB)
 SMALL = Machine(2, 512 * MB)
-RUN = Run(100 * MB, 200 * MB, 0, 10.0, 8, 200 * MB, True)
+RUN = Run(100 * MB, 200 * MB, 0, 10.0, 8, 200 * MB, 3)
 GIB = 1 << 30
 
 
@@ -68,27 +68,37 @@ def test_a_table_that_memory_cannot_hold_is_not_broadcast() -> None:
     assert int(both.value) < 3 * MB
 
 
-def test_nor_are_a_few_columns_of_a_larger_one() -> None:
-    """Two of 40 columns of a 60 MB table are 4 MB to Spark, and 200 MB of 2.4 million rows in memory."""
+def test_nor_are_a_few_columns_or_files_of_a_larger_one() -> None:
+    """Two of 40 columns of a 60 MB table are 4 MB to Spark, and 200 MB of 2.4 million rows in memory; a hundredth of
+    the files of 24 GB is less than the threshold, and ten million rows."""
     wide = Relation(60 * MB, 2_400_000, 1, 320)
     two = int(wide.stored_as(16))
     assert two < int(tune.SPARKS_OWN[tune.BROADCAST]) and wide.in_memory(16) > SMALL.room
     assert int(tune.broadcast_threshold(SMALL, [wide]).value) < two
+    assert int(tune.broadcast_threshold(SMALL, [Relation(24 * GIB, 10**9, 9_000, 320)]).value) < 2 * MB
     tiny = tune.broadcast_threshold(Machine(2, 128 * MB), [Relation(MB, 10, 1, 8)])
     assert int(tiny.value) < 16 * MB / tune.TEXT and "text" in tiny.because
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 200 * MB), st.integers(0, 10_000_000), st.integers(8, 500)), max_size=5),
-    st.integers(8, 500),
-)
-def test_nothing_over_its_room_is_under_the_threshold(tables: list[tuple[int, int, int]], width: int) -> None:
-    """Whatever columns a query reads."""
+    st.integers(8, 500), st.floats(0.0001, 1),
+)  # fmt: skip
+def test_nothing_over_its_room_is_under_the_threshold(
+    tables: list[tuple[int, int, int]], width: int, part: float
+) -> None:
+    """Whatever columns, and part of the files, a query reads."""
     found = [Relation(size, rows, 1, whole) for size, rows, whole in tables]
     threshold = int(tune.broadcast_threshold(SMALL, found).value)
     assert threshold <= int(tune.SPARKS_OWN[tune.BROADCAST])
     read = [(one, min(width, one.width)) for one in found]
-    assert all(one.in_memory(part) <= SMALL.room for one, part in read if one.stored_as(part) <= threshold)
+    taken = [one.in_memory(few) * part for one, few in read if one.stored_as(few) * part <= threshold]
+    assert all(size <= SMALL.room * 1.001 for size in taken)
+
+
+def test_a_threshold_is_never_above_the_configured_one() -> None:
+    assert tune.broadcast_threshold(replace(LAPTOP, threshold=-1), [Relation(MB, 10, 1, 8)]).value == "-1"
+    assert tune.broadcast_threshold(replace(LAPTOP, threshold=MB), [Relation(MB, 10, 1, 8)]).value == str(MB)
 
 
 @pytest.mark.parametrize(("files", "number"), [(0, "2"), (64, "2"), (100_001, "3"), (1 << 30, "50")])
@@ -134,20 +144,54 @@ def test_what_did_worse_is_taken_back() -> None:
     assert tune.taken_back(8, 100 * MB, [elsewhere, with_8]) is None
 
 
+def ran(runs: list[Run], shuffled: int, **changes: Any) -> list[Run]:
+    """With one run more, planned by those before it."""
+    plan = tune.plan(LAPTOP, [Relation(GIB, 0, 1, 0)], 100 * MB, runs)
+    step = ops.Step("r", "batch", "gold", "sales", ops.now(), cpu_seconds=1.0, shuffle_write_bytes=shuffled)
+    plan.note(step, int(plan.settings[tune.SHUFFLE]))
+    made = observed(replace(step, **changes))
+    assert made
+    return [*runs, made]
+
+
 def test_a_surprise_means_conservative_until_three_runs_are_as_forecast() -> None:
-    surprise = replace(RUN, shuffle_bytes=200 * 100 * MB)
-    tables = [Relation(GIB, 0, 1, 0), Relation(MB, 0, 1, 0)]
-    made = tune.decide(LAPTOP, tables, 100 * MB, [RUN, surprise, RUN, RUN])
-    assert values(made) == tune.CONSERVATIVE and {one.confidence for one in made} == {"conservative"}
-    usual = values(tune.decide(LAPTOP, tables, 100 * MB, [RUN, surprise, RUN, RUN, RUN]))
-    assert set(usual) == {tune.SHUFFLE, tune.SNAPSHOT, tune.BROADCAST}
-    assert not tune.drifted([replace(surprise, learned=False)])
-    assert not tune.drifted([replace(RUN, shuffle_bytes=7 * MB, forecast_bytes=1)])
+    """The rule's first guess surprises nobody; nor does less than was forecast."""
+
+    def settings(runs: list[Run]) -> dict[str, str]:
+        return tune.plan(LAPTOP, [Relation(GIB, 0, 1, 0)], 100 * MB, runs).settings
+
+    runs = ran(ran([], 20_000 * MB), 1 * MB)
+    assert set(settings(runs)) == {tune.SHUFFLE, tune.SNAPSHOT, tune.BROADCAST}
+    runs = ran(ran([], 100 * MB), 7_000 * MB)
+    assert settings(runs) == {tune.SHUFFLE: str(7_000 // 16 + 1), **tune.CONSERVATIVE}
+    again = ran(ran(ran(runs, 100 * MB), 40_000 * MB), 100 * MB)
+    assert settings(again).items() > tune.CONSERVATIVE.items(), (
+        "the second surprise counts, though all was conservative"
+    )
+    quiet = ran(ran(ran(runs, 100 * MB), 100 * MB), 100 * MB)
+    assert set(settings(quiet)) == {tune.SHUFFLE, tune.SNAPSHOT, tune.BROADCAST}
+    assert settings(ran(ran([], 100 * MB), 7 * MB)).keys() == settings(quiet).keys()
+
+
+def test_short_memory_means_conservative_too() -> None:
+    """With as many partitions as such volumes take where that is more than 200."""
+    runs = ran([], 100 * MB, short_of_memory=True)
+    made = tune.decide(LAPTOP, [Relation(GIB, 0, 1, 0)], 100 * MB, runs)
+    assert values(made) == {tune.SHUFFLE: "200", **tune.CONSERVATIVE} and "short of memory" in made[0].because
+    huge = tune.decide(LAPTOP, [], 400 * GIB, runs)
+    assert int(values(huge)[tune.SHUFFLE]) == tune.MOST_PARTITIONS
+
+
+def test_what_others_have_set_is_left_alone() -> None:
+    plan = tune.plan(LAPTOP, [Relation(GIB, 0, 1, 0)], 100 * MB, []).without({tune.SHUFFLE: "9"})
+    step = ops.Step("r", "batch", "gold", "sales", ops.now())
+    plan.note(step, 9)
+    assert tune.SHUFFLE not in plan.settings and step.partitions == 9 and tune.SHUFFLE not in step.decisions
 
 
 def test_what_a_person_has_fixed_stands() -> None:
     fixed = {tune.SHUFFLE: "3", tune.SNAPSHOT: "2"}
-    made = tune.decide(LAPTOP, [Relation(GIB, 0, 1, 0)], 100 * MB, [replace(RUN, shuffle_bytes=200 * 100 * MB)], fixed)
+    made = tune.decide(LAPTOP, [Relation(GIB, 0, 1, 0)], 100 * MB, [replace(RUN, short=True)], fixed)
     assert values(made) == fixed and {one.confidence for one in made} == {"frozen"}
 
 
@@ -160,31 +204,34 @@ def short() -> PySparkException:
 
 @pytest.mark.spark
 def test_short_memory_is_tried_once_more_and_conservatively(spark: Any) -> None:
-    seen, said = list[str](), list[str]()
+    seen, said, step = list[dict[str, str]](), list[str](), ops.Step("r", "batch", "gold", "sales", ops.now())
 
     def compute() -> str:
-        seen.append(spark.conf.get(tune.BROADCAST))
+        seen.append({key: spark.conf.get(key) for key in (tune.SHUFFLE, tune.BROADCAST)})
         if len(seen) == 1:
             raise short()
         return "done"
 
-    before = spark.conf.get(tune.BROADCAST)
-    assert tune.carefully_in_memory(spark, compute, said.append) == "done"
-    assert seen == [before, "-1"] and spark.conf.get(tune.BROADCAST) == before and "memory was short" in said[0]
+    with session_confs(spark, {tune.SHUFFLE: "300"}):
+        before = spark.conf.get(tune.BROADCAST)
+        assert tune.carefully_in_memory(spark, compute, said.append, step) == "done"
+        assert spark.conf.get(tune.BROADCAST) == before and "memory was short" in said[0]
+    assert seen == [{tune.SHUFFLE: "300", tune.BROADCAST: before}, {tune.SHUFFLE: "600", tune.BROADCAST: "-1"}]
+    assert step.short_of_memory and step.partitions == 600
 
 
 @pytest.mark.spark
 def test_short_memory_twice_fails_and_other_failures_at_once(spark: Any) -> None:
-    tries = list[int]()
+    tries, step = list[int](), ops.Step("r", "batch", "gold", "sales", ops.now())
 
     def compute(error: Exception) -> None:
         tries.append(1)
         raise error
 
     with pytest.raises(PySparkException, match="Not enough memory"):
-        tune.carefully_in_memory(spark, lambda: compute(short()), lambda _: None)
+        tune.carefully_in_memory(spark, lambda: compute(short()), lambda _: None, step)
     with pytest.raises(PySparkException, match="no such column"):
-        tune.carefully_in_memory(spark, lambda: compute(PySparkException("no such column")), lambda _: None)
+        tune.carefully_in_memory(spark, lambda: compute(PySparkException("no such column")), lambda _: None, step)
     assert len(tries) == 3
 
 

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.stats import t as student
 
+from drivetrain.history import Took
+
 Floats = NDArray[np.float64]
 
 IN_TIME: Final = 0.95
@@ -31,16 +33,6 @@ USUAL_RUNS: Final = 3
 WIDEST: Final = 20.0  # of log(measured / predicted): beyond that nothing is known
 LATEST: Final = 7  # runs whose largest input the next one is thought to have
 MB: Final = 1 << 20
-
-
-@dataclass(frozen=True)
-class Took:
-    """One run of a job: stored bytes that its steps took in, cores that it had, seconds, and seconds of its tasks."""
-
-    input_bytes: int
-    cores: int
-    seconds: float
-    task_seconds: float
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ class Scaling:
     @cached_property
     def _time(self) -> Fit:
         columns = np.array([_columns(run.task_seconds, run.cores) for run in self.runs])
-        measured = np.array([max(run.seconds, run.task_seconds / run.cores, 1e-3) for run in self.runs])
+        measured = np.array([max(run.seconds, 1e-3) for run in self.runs])
         return fit(columns, measured, columns[:, 1], SHARES)
 
     def duration(self, input_bytes: int, cores: int) -> Duration:
@@ -117,8 +109,8 @@ class Scaling:
 
 def _columns(work: float, cores: int) -> tuple[float, float, float, float]:
     """The model's parts at so much work, in task seconds: what is fixed, what it takes with all cores busy all the time
-    (of which the coefficient is what comes on top of that), and what grows with the cores."""
-    return (1.0, work / cores, math.log2(cores), float(cores))
+    (of which the coefficient is what comes on top of that), and what grows with the cores; none is 0 on one core."""
+    return (1.0, work / cores, math.log2(1 + cores), float(cores))
 
 
 @dataclass(frozen=True)
@@ -131,11 +123,11 @@ class Choice:
     in_time: bool
 
 
-def choose(scaling: Scaling, input_bytes: int, deadline: float, cores_each: int, most: int) -> Choice:
-    """The executors, at most ``most`` with that many cores each, that cost the fewest core seconds among those with
-    which 95 of 100 runs take less than ``deadline`` seconds; where none does, those that are fastest at worst."""
+def choose(scaling: Scaling, input_bytes: int, deadline: float, cores_each: int, numbers: Sequence[int]) -> Choice:
+    """Of those numbers of executors, with so many cores each, the one that costs the fewest core seconds among those
+    with which 95 of 100 runs take less than ``deadline`` seconds; where none does, the one that is fastest at worst."""
     found = []
-    for executors in range(1, most + 1):
+    for executors in numbers:
         cores = executors * cores_each
         duration = scaling.duration(input_bytes, cores)
         found.append(Choice(executors, cores * duration.seconds, duration, duration.at_worst <= deadline))

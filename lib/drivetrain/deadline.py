@@ -6,15 +6,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from drivetrain.capacity import Choice, Scaling, Took, choose, next_input
+from drivetrain.capacity import Choice, Scaling, choose, next_input
 from drivetrain.decision import Decision
 from drivetrain.errors import DrivetrainError, Problem
-from drivetrain.history import History, Run
+from drivetrain.history import History, Run, Took
 
 DYNAMIC: Final = "spark.dynamicAllocation.enabled"
 MOST: Final = "spark.dynamicAllocation.maxExecutors"
+LEAST: Final = "spark.dynamicAllocation.minExecutors"
 FIRST: Final = "spark.dynamicAllocation.initialExecutors"
 FIXED: Final = "spark.executor.instances"
 CORES: Final = "spark.executor.cores"
@@ -26,9 +28,32 @@ UNITS: Final = {"": 1, "b": 1, "k": 1 << 10, "m": MB, "g": 1 << 30, "t": 1 << 40
 SPARKS_SHARE: Final = 0.6  # of an executor's heap, less what it reserves (spark.memory.fraction)
 RESERVED: Final = 300 * MB
 SPARE: Final = 1.5  # of the largest peak that was seen
+MOST_MEMORY: Final = 4  # times conf's, beyond which a node may have no place for the executor
 STEP: Final = 256 * MB
-LEAST_HEAP: Final = 1 << 30
-ENOUGH_RUNS: Final = 5  # before memory is made less than conf says
+UNBOUNDED: Final = 1000  # executors
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Executors that conf allows, and cores of each."""
+
+    least: int
+    most: int
+    each: int
+
+    @property
+    def numbers(self) -> range:
+        return range(self.least, self.most + 1)
+
+
+def bounds(settings: Mapping[str, str]) -> Bounds:
+    """Of dynamic allocation, or up to the fixed number."""
+    each = int(settings.get(CORES, "1"))
+    if not _dynamic(settings):
+        return Bounds(1, int(settings.get(FIXED, SPARKS_OWN[FIXED])), each)
+    most = settings.get(MOST, SPARKS_OWN[MOST])
+    least = max(1, int(settings.get(LEAST, "0")))
+    return Bounds(least, max(least, UNBOUNDED if most == SPARKS_OWN[MOST] else int(most)), each)
 
 
 def decide(history: History, job: str, minutes: float, settings: Mapping[str, str]) -> list[Decision]:
@@ -36,17 +61,16 @@ def decide(history: History, job: str, minutes: float, settings: Mapping[str, st
     took = history.jobs.get(job, ())
     if not took:
         return []
-    each = int(settings.get(CORES, "1"))
-    most = int(settings.get(MOST if _dynamic(settings) else FIXED, "2"))
-    size = next_input(took)
-    choice = choose(Scaling(took), size, minutes * 60, each, most)
-    return [*executors(choice, size, took, minutes, most, settings), *memory(history.steps, each, settings)]
+    allowed, size = bounds(settings), next_input(took)
+    choice = choose(Scaling(took), size, minutes * 60, allowed.each, allowed.numbers)
+    return [*executors(choice, size, took, minutes, settings), *memory(history.steps, settings)]
 
 
 def executors(
-    choice: Choice, input_bytes: int, took: Sequence[Took], minutes: float, most: int, settings: Mapping[str, str]
+    choice: Choice, input_bytes: int, took: Sequence[Took], minutes: float, settings: Mapping[str, str]
 ) -> list[Decision]:
     """The number of executors, as dynamic allocation's first and highest, or as a fixed number."""
+    most = bounds(settings).most
     ends, worst = choice.duration.seconds / 60, choice.duration.at_worst / 60
     why = f"{input_bytes / MB:,.0f} MB will take {ends:.1f} min, 95 of 100 times less than {worst:.1f}"
     why += f", by {len(took)} run{'s' if len(took) != 1 else ''}"
@@ -56,22 +80,19 @@ def executors(
     return [Decision(key, number, why, SPARKS_OWN[key], (str(most),), "learned") for key in keys]
 
 
-def memory(steps: Mapping[str, Sequence[Run]], cores: int, settings: Mapping[str, str]) -> list[Decision]:
-    """An executor's heap, from the largest task's peak; more than conf's where a step spilled or needs it, less only
-    after some runs of every step."""
+def memory(steps: Mapping[str, Sequence[Run]], settings: Mapping[str, str]) -> list[Decision]:
+    """An executor's heap, where the largest task's peak needs more than conf's, or a step spilled or was short with
+    it. Never less: that what holds broadcasts, caches and Python's batches is free cannot be told from tasks."""
     runs = [run for latest in steps.values() for run in latest]
-    told = size_of(settings.get(MEMORY, SPARKS_OWN[MEMORY]))
+    told, cores = size_of(settings.get(MEMORY, SPARKS_OWN[MEMORY])), bounds(settings).each
     peak = max((run.peak_memory_bytes for run in runs), default=0)
-    need = max(LEAST_HEAP, SPARE * peak * cores / SPARKS_SHARE + RESERVED)
-    why = f"{cores} tasks of at most {peak / MB:,.0f} MB each"
-    if any(run.spill_bytes for run in runs):
-        need, why = max(need, SPARE * told), f"{why}; a step spilled to disk with less"
-    elif min(map(len, steps.values()), default=0) < ENOUGH_RUNS:
-        need = max(need, told)
-    number = f"{math.ceil(need / STEP) * STEP // MB}m"
-    if size_of(number) == told:
+    need, why = SPARE * peak * cores / SPARKS_SHARE + RESERVED, f"{cores} tasks of at most {peak / MB:,.0f} MB each"
+    if any(run.spill_bytes or run.short for run in runs):
+        need, why = max(need, SPARE * told), f"{why}; a step had too little"
+    number = math.ceil(min(need, MOST_MEMORY * told) / STEP) * STEP // MB
+    if number * MB <= told:
         return []
-    return [Decision(MEMORY, number, why, SPARKS_OWN[MEMORY], (f"{told // MB}m",), "learned")]
+    return [Decision(MEMORY, f"{number}m", why, SPARKS_OWN[MEMORY], (f"{told // MB}m",), "learned")]
 
 
 def _dynamic(settings: Mapping[str, str]) -> bool:

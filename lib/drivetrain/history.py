@@ -4,26 +4,27 @@ steps carries the whole of it, so that a launcher reads it too, without Spark.""
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import astuple, dataclass, field, fields
+from typing import Any, Final, TypeVar
 
-from drivetrain.capacity import Took
 from drivetrain.files import Files
 from drivetrain.ops import Step
 
 KEY: Final = "learned"  # in a commit's metadata
 KEPT_RUNS: Final = 8
 KEPT_JOBS: Final = 16
-SURPRISE: Final = 4.0  # measured / forecast, or the other way round
+SURPRISE: Final = 4.0  # measured / forecast
 NOTABLE: Final = 8 << 20  # below that many bytes shuffled nothing is a surprise
 COMMIT: Final = re.compile(r"\d{20}\.json$")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of a step was given and did."""
+    """What one run of a step was given and did. ``forecast_runs`` are those that its forecast rested on; ``short``
+    tells that memory was."""
 
     input_bytes: int
     shuffle_bytes: int
@@ -31,14 +32,25 @@ class Run:
     cpu_seconds: float
     partitions: int
     forecast_bytes: int
-    learned: bool
+    forecast_runs: int
     peak_memory_bytes: int = 0
+    short: bool = False
 
     @property
     def surprised(self) -> bool:
-        """Whether history had told another volume."""
-        high, low = max(self.shuffle_bytes, self.forecast_bytes), min(self.shuffle_bytes, self.forecast_bytes)
-        return self.learned and high > NOTABLE and high > SURPRISE * low
+        """Whether it was much more than history had told. Much less does no harm."""
+        told = self.forecast_runs and self.shuffle_bytes > NOTABLE
+        return bool(told and self.shuffle_bytes > SURPRISE * self.forecast_bytes)
+
+
+@dataclass(frozen=True)
+class Took:
+    """One run of a job: stored bytes that its steps took in, cores that it had, seconds, and seconds of its tasks."""
+
+    input_bytes: int
+    cores: int
+    seconds: float
+    task_seconds: float
 
 
 @dataclass(frozen=True)
@@ -52,11 +64,7 @@ class History:
 
     def metadata(self) -> dict[str, Any]:
         """As a commit carries it."""
-        rows = {
-            name: {key: [list(asdict(run).values()) for run in runs] for key, runs in part.items()}
-            for name, part in (("steps", self.steps), ("jobs", self.jobs))
-        }
-        return {KEY: {**rows, "frozen": self.frozen}}
+        return {KEY: {"steps": _rows(Run, self.steps), "jobs": _rows(Took, self.jobs), "frozen": self.frozen}}
 
     def with_run(self, job: str, steps: Sequence[Step], seconds: float) -> History:
         """With what a run of the job did, which took that many seconds in all."""
@@ -88,21 +96,41 @@ def observed(step: Step) -> Run | None:
     """What a tuned step tells of the next; None of a failed one, or one that was not tuned."""
     if step.failed or not step.decisions:
         return None
-    learned = any(decision["confidence"] == "learned" for decision in json.loads(step.decisions))
     return Run(
         step.expected_bytes, step.shuffle_write_bytes, step.spill_bytes, round(step.cpu_seconds, 3), step.partitions,
-        step.expected_shuffle_bytes, learned, step.peak_memory_bytes,
+        step.expected_shuffle_bytes, step.forecast_runs, step.peak_memory_bytes, step.short_of_memory,
     )  # fmt: skip
 
 
 def took_of(steps: Sequence[Step], seconds: float) -> Took | None:
     """What a run tells of its job's next; None of one that failed somewhere, or brought no new records to silver."""
     brought = sum(step.expected_bytes for step in steps if step.step == "silver")
-    if not brought or any(step.failed for step in steps):
+    spent, worked = (sum(getattr(step, name) for step in steps) for name in ("seconds", "task_seconds"))
+    if not brought or not spent or any(step.failed for step in steps):
         return None
-    spent = sum(step.seconds for step in steps) or 1.0
-    cores = round(sum(step.cores * step.seconds for step in steps) / spent)
-    return Took(brought, max(1, cores), round(seconds, 3), round(sum(step.task_seconds for step in steps), 3))
+    # Executors that were idle at a step's end have gone by then: it had as many cores as its tasks kept busy, at least.
+    had = sum(max(step.cores * step.seconds, step.task_seconds) for step in steps) / spent
+    return Took(brought, max(1, round(had), math.ceil(worked / seconds)), round(seconds, 3), round(worked, 3))
+
+
+# --- in commits ---
+
+T = TypeVar("T", Run, Took)
+
+
+def _rows(kind: type[T], runs: Mapping[str, Sequence[T]]) -> dict[str, Any]:
+    names = [one.name for one in fields(kind)]
+    return {"figures": names, "runs": {key: [astuple(run) for run in latest] for key, latest in runs.items()}}
+
+
+def _runs(kind: type[T], told: Mapping[str, Any]) -> dict[str, list[T]]:
+    """Runs as a version of ours put them down that knew of other figures, or of fewer."""
+    known = {one.name for one in fields(kind)}
+
+    def run(values: Sequence[Any]) -> T:
+        return kind(**{name: value for name, value in zip(told["figures"], values, strict=True) if name in known})
+
+    return {key: [run(values) for values in latest] for key, latest in told["runs"].items()}
 
 
 def read(files: Files, steps: str) -> History:
@@ -115,12 +143,12 @@ def read(files: Files, steps: str) -> History:
 
 
 def _told(files: Files, path: str) -> History | None:
+    """What a commit says; None of one that is not ours, or that this version cannot read."""
     with files.copy(path) as copy:
         actions = map(json.loads, copy.read_text("utf-8").splitlines())
         texts = [action["commitInfo"].get("userMetadata") for action in actions if "commitInfo" in action]
-    found = json.loads(texts[0]).get(KEY) if texts and texts[0] else None
-    if not found:
+    try:
+        told = json.loads(texts[0])[KEY]
+        return History(_runs(Run, told["steps"]), _runs(Took, told["jobs"]), told["frozen"])
+    except (KeyError, TypeError, ValueError, IndexError):
         return None
-    steps = {key: [Run(*values) for values in runs] for key, runs in found["steps"].items()}
-    jobs = {key: [Took(*values) for values in runs] for key, runs in found["jobs"].items()}
-    return History(steps, jobs, found["frozen"])

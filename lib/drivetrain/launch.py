@@ -26,6 +26,8 @@ KEEP_SECONDS = 86_400  # Spark has read its properties file seconds after the st
 SECRET_KEY = re.compile(r"secret|password|passphrase|token|credential|key(?!tab|store)", re.IGNORECASE)
 
 KEY, VALUE = r"[A-Za-z0-9_.-]", r"[ -\[\]-~]"  # what a properties file may hold unescaped; the rest becomes \uXXXX
+BY_HAND = "spark.drivetrain.byHand"
+OF_THIS_CALL = ("--set ", "DRIVETRAIN_")  # where such settings come from
 USAGE = "./spark-submit.sh JOB [--env NAME] [--conf-dir DIR] [--set KEY=VALUE …] [--print] [the job's own arguments]"
 VERBS = {
     "status": "how JOB does, or did last, on YARN",
@@ -158,6 +160,12 @@ def properties(spark: Mapping[str, Any], java: str) -> dict[str, str]:
     return {**result, options: f"{java} {result[options]}" if options in result else java}
 
 
+def with_hands(spark: Mapping[str, Any], origin: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
+    """Spark's settings, and which of them are of this call: tuning leaves those alone, wherever the driver runs."""
+    named = sorted(path[1] for path, where in origin.items() if path[0] == "spark" and where.startswith(OF_THIS_CALL))
+    return {**spark, BY_HAND: ",".join(named)} if named else dict(spark)
+
+
 def render(settings: Mapping[str, str]) -> str:
     """A Java properties file in ASCII, sorted so that the same settings make the same file."""
 
@@ -225,11 +233,11 @@ def run(words: Sequence[str], root: Path) -> NoReturn:
     home = Path(os.environ.get("DRIVETRAIN_HOME") or root / ".drivetrain")
     os.environ["SPARK_HOME"] = str(spark_home())
     layered = layer(call.conf_dir, call.env, os.environ, call.sets)
-    spark = layered.values.get("spark") or {}
+    spark = with_hands(layered.values.get("spark") or {}, layered.origin)
     if spark.get("spark.master") == "yarn":
         from drivetrain import submit
 
-        raise SystemExit(submit.run(call, job, root, home, layered.values))
+        raise SystemExit(submit.run(call, job, root, home, {**layered.values, "spark": spark}))
     if call.verb or call.mode:
         what = f"{call.verb or '--deploy-mode'} is for jobs on YARN, and spark.master of --env {call.env} is not yarn"
         raise DrivetrainError(Problem("not-yarn", f"--env {call.env}", what, "write --env yarn"))

@@ -25,7 +25,7 @@ TYPES: Final = {"str": "string", "int": "bigint", "float": "double", "bool": "bo
 class Step:
     """One step of a run. Bytes, rows and task seconds are sums over its Spark tasks; memory is the largest task's peak.
     ``slowest`` is, of the stage with most task seconds, the longest task / the median. What was expected is of before
-    it ran; ``decisions`` are those of tune, as JSON, and ``partitions`` those that it gave a shuffle."""
+    it ran, by so many earlier runs; ``decisions`` are those of tune, as JSON, and ``partitions`` those of a shuffle."""
 
     run: str
     job: str
@@ -51,7 +51,9 @@ class Step:
     expected_bytes: int = 0
     expected_shuffle_bytes: int = 0
     decisions: str = ""
+    forecast_runs: int = 0
     partitions: int = 0
+    short_of_memory: bool = False
     cores: int = 0
     task_seconds: float = 0.0
     gc_seconds: float = 0.0
@@ -231,7 +233,7 @@ def _add_figures(spark: SparkSession, tag: str, step: Step) -> None:
     """Sum up the stages of the tagged jobs from Spark's status store, which is kept with the UI off too."""
     scala = spark.sparkContext._jsc.sc()
     tracker, store = scala.statusTracker(), scala.statusStore()
-    step.cores, longest = cores(spark), 0.0
+    step.cores, ran = cores(spark), list[_Stage]()
     for job_id in tracker.getJobIdsForTag(tag):
         found = tracker.getJobInfo(job_id)
         if found.isEmpty():
@@ -253,13 +255,28 @@ def _add_figures(spark: SparkSession, tag: str, step: Step) -> None:
             step.shuffle_write_bytes += stage.shuffleWriteBytes()
             step.shuffles += stage.shuffleWriteBytes() > 0
             step.spill_bytes += stage.diskBytesSpilled()
-            step.peak_memory_bytes = max(step.peak_memory_bytes, stage.peakExecutionMemory())
             step.cpu_seconds += stage.executorCpuTime() / 1e9
             step.gc_seconds += stage.jvmGcTime() / 1e3
             spent = stage.executorRunTime() / 1e3
             step.task_seconds += spent
-            if spent > longest:
-                longest, step.slowest = spent, _slowest(spark, store, stage)
+            ran.append(_Stage(stage_id, stage.attemptId(), spent, stage.peakExecutionMemory()))
+    for stage in sorted(ran, key=lambda one: one.peaks, reverse=True):
+        if stage.peaks <= step.peak_memory_bytes:  # the sum of its tasks' peaks is not above what one had
+            break
+        step.peak_memory_bytes = max(step.peak_memory_bytes, int(_most(spark, stage, "peakExecutionMemory")[1]))
+    if ran:
+        median, longest = _most(spark, max(ran, key=lambda one: one.seconds), "executorRunTime")
+        step.slowest = round(longest / median, 2) if median else 0.0
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Of its tasks: all their seconds, and the sum of their peaks of memory, in bytes."""
+
+    id: int
+    attempt: int
+    seconds: float
+    peaks: int
 
 
 def cores(spark: SparkSession) -> int:
@@ -268,18 +285,16 @@ def cores(spark: SparkSession) -> int:
     return sum(int(found.apply(i).totalCores()) for i in range(found.size()))
 
 
-def _slowest(spark: SparkSession, store: Any, stage: Any) -> float:
-    """The stage's longest task / its median one; 0 where there is nothing to compare, or Spark has let it go."""
-    if stage.numCompleteTasks() < 2:
-        return 0.0
+def _most(spark: SparkSession, stage: _Stage, what: str) -> tuple[float, float]:
+    """Median and largest of one figure of the stage's tasks; zeros where Spark has let them go."""
     gateway: Any = spark.sparkContext._gateway
     quantiles = gateway.new_array(gateway.jvm.double, 2)
     quantiles[0], quantiles[1] = 0.5, 1.0
-    found = store.taskSummary(stage.stageId(), stage.attemptId(), quantiles)
+    found = spark.sparkContext._jsc.sc().statusStore().taskSummary(stage.id, stage.attempt, quantiles)
     if not found.isDefined():
-        return 0.0
-    median, most = (float(found.get().executorRunTime().apply(i)) for i in (0, 1))
-    return round(most / median, 2) if median else 0.0
+        return 0.0, 0.0
+    figures = getattr(found.get(), what)()
+    return float(figures.apply(0)), float(figures.apply(1))
 
 
 def write(table: Table, rows: Sequence[Any], metadata: Mapping[str, Any], run: str, txn: Txn | None = None) -> None:

@@ -18,6 +18,7 @@ from drivetrain import (
     catalog,
     checks,
     gold,
+    history,
     jdbc,
     logend,
     maintain,
@@ -53,6 +54,7 @@ from drivetrain.session import FAILURES, carefully, embedded, files_of, reason
 from drivetrain.sink import CONFLICT, NO_STATISTICS, Table, Txn, again, session_confs
 
 LEDGER = "ledger"
+TEXT_WIDTH, NUMBER_WIDTH = 20, 8  # bytes that Spark takes them for
 UNTUNED = ("speed", "replay")  # their steps run in streams, whose settings stand from the first start
 FILES = ":files:"  # in the names of commits to quarantine that tell of files
 
@@ -405,12 +407,11 @@ class Pipeline:
 
     def refine_loads(self, dataset: Dataset, log: DataFrame, loads: Loads) -> None:
         """Take those loads, which ``log`` has whole, and others too, into silver."""
-        tables = [
-            self.table("bronze", dataset.name),
-            *([self.table("silver", dataset.name)] if loads.silver_version >= 0 else []),
-        ]
         logged = self.logged(dataset, loads)
-        reads = Reads(tables, logged.bytes, dict(dataset.spark))
+        width = sum(TEXT_WIDTH if kind == "string" else NUMBER_WIDTH for kind in dataset.silver_types.values())
+        new = tune.Relation(logged.bytes, logged.records, logged.files, width)
+        there = [self.table("silver", dataset.name)] if loads.silver_version >= 0 else []
+        reads = Reads([new, *there], logged.bytes, dict(dataset.spark))
         with self.staging(dataset) as folder, self.step("silver", dataset.name, reads) as step:
             given = dataset.stream or loads.given  # a stream's rows are judged as they come
             judge = None if given else self.judge(dataset)
@@ -710,7 +711,7 @@ class Pipeline:
             def build() -> DataFrame:
                 return self.written(self.candidate(table, pinned, f"{folder}/groups"), f"{folder}/rows")
 
-            candidate = tune.carefully_in_memory(self.spark, build, self.progress.say)
+            candidate = tune.carefully_in_memory(self.spark, build, self.progress.say, step)
             measured = gold.audit(candidate, table)
             self.note_checks("gold", table.name, measured)
             metadata = {
@@ -777,9 +778,10 @@ class Pipeline:
         step = None
         try:
             plan = self.tuner.plan(name, dataset, reads.tables, reads.bytes) if self.tuner and reads else tune.NO_PLAN
-            confs = {**plan.settings, **(reads.settings if reads else {})}
-            with session_confs(self.spark, confs), self.steps.step(name, dataset) as step:
-                plan.note(step)
+            own = reads.settings if reads else {}
+            plan = plan.without(own)
+            with session_confs(self.spark, {**plan.settings, **own}), self.steps.step(name, dataset) as step:
+                plan.note(step, int(str(self.spark.conf.get(tune.SHUFFLE))))
                 yield step
         finally:
             if step:
@@ -844,7 +846,7 @@ class Pipeline:
             "drift": self.outcome.drifts,
         }  # fmt: skip
         self.write_verdicts()
-        learned = {"steps": self.tuner.metadata(self.steps.job, self.steps.done)} if self.tuner else {}
+        learned = {"steps": self.learned()} if self.steps.done else {}
         with ThreadPoolExecutor(len(tables) + 1) as pool:  # small commits, whose time is mostly waiting
             jobs = [pool.submit(self.write_ledger)]
             for name, rows in tables.items():
@@ -852,6 +854,13 @@ class Pipeline:
                 jobs.append(pool.submit(ops.write, self.table("ops", name), rows, said, self.outcome.run))
         for job in jobs:
             job.result()
+
+    def learned(self) -> dict[str, object]:
+        """What the commit of the run's steps is to carry: what runs have taught, this one too where it was tuned."""
+        if self.tuner:
+            return self.tuner.metadata(self.steps.job, self.steps.done)
+        steps = self.table("ops", "steps").path
+        return history.read(self.files(steps), steps).metadata()
 
     def write_verdicts(self) -> None:
         """Append them, each in the name of the run that gave it, which may have written it too; before the ledger, by
@@ -908,7 +917,7 @@ class Logged:
 class Reads:
     """What a step reads: tables, and the stored bytes that go into its shuffles; and settings that conf gives it."""
 
-    tables: Sequence[Table]
+    tables: Sequence[Table | tune.Relation]
     bytes: int
     settings: Mapping[str, str] = field(default_factory=dict)
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from drivetrain import conf as conf_reader
-from drivetrain import deadline, hadoop, history, launch, package
+from drivetrain import hadoop, history, launch, package
 from drivetrain.contracts import ROOT
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.files import is_remote
@@ -167,17 +167,30 @@ def yarn_settings(
 
 def in_time(cluster: Hadoop, call: Call, values: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, str]:
     """The settings with the executors and the memory that the job's deadline takes, where it has one and earlier runs
-    tell; --set goes before, and the bounds of conf stand."""
+    tell; what this call sets goes before, and the bounds of conf stand.
+
+    Raises:
+        DrivetrainError: the deadline is no number of minutes.
+    """
     minutes = (values.get("deadline_minutes") or {}).get(call.job)
-    if not minutes or values.get("tune") is False:
+    if minutes is None or values.get("tune") is False:
         return dict(settings)
-    told = history.read(cluster.files, f"{values['warehouse']}/ops/steps")
-    given = {text.partition("=")[0].strip().removeprefix("spark.") for text in call.sets}
-    made = [one for one in deadline.decide(told, call.job, minutes, settings) if one.setting not in given]
+    if not isinstance(minutes, int | float) or not 0 < minutes < float("inf"):
+        fix = "write the number alone: 30"
+        raise DrivetrainError(Problem("deadline", f"deadline_minutes.{call.job}", f"{minutes!r} are no minutes", fix))
+    from drivetrain import deadline  # which fits models: a call without a deadline need not wait for that
+
+    try:
+        told = history.read(cluster.files, f"{values['warehouse']}/ops/steps")
+    except OSError as error:
+        print(f"what earlier runs of {call.job} took cannot be read: {error.strerror}", file=sys.stderr)
+        return dict(settings)
+    by_hand = settings.get(launch.BY_HAND, "").split(",")
+    made = [one for one in deadline.decide(told, call.job, minutes, settings) if one.setting not in by_hand]
     for one in made:
         print(f"{one.setting}={one.value}: {one.because}", file=sys.stderr)
-    if not made:
-        print(f"no run of {call.job} tells yet what {minutes:g} min take: conf's bounds stand", file=sys.stderr)
+    if call.job not in told.jobs:
+        print(f"no run of {call.job} tells yet what it takes: conf's executors stand", file=sys.stderr)
     return {**settings, **{one.setting: one.value for one in made}}
 
 

@@ -11,8 +11,8 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -23,6 +23,7 @@ from pyspark.sql import SparkSession
 from drivetrain import history
 from drivetrain.decision import Decision
 from drivetrain.history import SURPRISE, History, Run, step_key
+from drivetrain.launch import BY_HAND
 from drivetrain.ops import Step
 from drivetrain.session import FAILURES, causes, files_of
 from drivetrain.sink import Table, session_confs
@@ -30,12 +31,16 @@ from drivetrain.sink import Table, session_confs
 SHUFFLE: Final = "spark.sql.shuffle.partitions"
 BROADCAST: Final = "spark.sql.autoBroadcastJoinThreshold"
 SNAPSHOT: Final = "spark.databricks.delta.snapshotPartitions"
-SPARKS_OWN: Final = {SHUFFLE: "200", BROADCAST: "10485760", SNAPSHOT: "50"}
+SPARKS_OWN: Final = {
+    SHUFFLE: "200", BROADCAST: "10485760", SNAPSHOT: "50", "spark.sql.adaptive.enabled": "true",
+    "spark.sql.adaptive.skewJoin.enabled": "true", "spark.sql.adaptive.autoBroadcastJoinThreshold": "the other's",
+}  # fmt: skip
 
-# A drifted step's, and a second try's after memory was short: slower than others, but they need the least of it.
+MANY: Final = 200  # partitions of a step that cannot be foreseen, at least
+# Such a step's other settings, and a second try's after memory was short.
 CONSERVATIVE: Final = {
-    SHUFFLE: "200", BROADCAST: "-1", "spark.sql.adaptive.enabled": "true",
-    "spark.sql.adaptive.skewJoin.enabled": "true", "spark.sql.adaptive.autoBroadcastJoinThreshold": "-1",
+    BROADCAST: "-1", "spark.sql.adaptive.enabled": "true", "spark.sql.adaptive.skewJoin.enabled": "true",
+    "spark.sql.adaptive.autoBroadcastJoinThreshold": "-1",
 }  # fmt: skip
 
 MB: Final = 1 << 20
@@ -44,9 +49,9 @@ FULL: Final = 32 * MB  # of shuffled bytes in a partition, which are several tim
 MOST_PARTITIONS: Final = 10_000
 PRIOR: Final = 3.0  # shuffled bytes / stored ones, of a step that has not run yet
 ACTIONS: Final = 50_000  # files of a Delta table for each partition of its snapshot
-HEAP_SHARE: Final = 8  # a broadcast table may fill this part of the driver's heap; it is held there more than once
-UNHEARD_OF: Final = 200.0  # bytes in memory / stored ones that tables with real columns do not reach
-TEXT: Final = 5.0  # the same, of text, whose length no type tells
+HEAP_SHARE: Final = 8  # a broadcast table may fill this part of a heap; the driver holds it more than once
+UNHEARD_OF: Final = 200.0  # bytes in memory / stored ones; only long texts that repeat themselves reach that
+TEXT: Final = 5.0  # the same, of other text, whose length no type tells
 ROW_OVERHEAD: Final = 64  # bytes of a hashed row beside its values
 ROW_HEADER: Final = 8  # Spark's estimate of a row beside its columns
 NARROWEST: Final = 8  # bytes of the columns that a query may be left with
@@ -73,24 +78,27 @@ class Relation:
         return self.rows * (width + ROW_OVERHEAD)
 
     def too_large_from(self, room: float) -> float:
-        """What Spark takes it for when, with as few columns as that, it fills ``room`` in memory; infinite where it
-        does not even with all of them."""
+        """The least that Spark takes so many columns and files of it for as fill ``room`` in memory; infinite where
+        all of it does not."""
         if self.in_memory(self.width) <= room:
             return math.inf
-        return self.stored_as(max(room / self.rows - ROW_OVERHEAD, min(NARROWEST, self.width)))
+        width = max(room / self.rows - ROW_OVERHEAD, min(NARROWEST, self.width))
+        return self.stored_as(width) * min(1.0, room / self.in_memory(width))
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the application may use at most: cores over all executors, and the driver's heap in bytes."""
+    """What the application may use at most: cores over all executors, and the heap in bytes of the driver or an
+    executor, whichever is less; and the broadcast threshold that it is configured with."""
 
     cores: int
-    driver_heap: int
+    heap: int
+    threshold: int = 10 * MB
 
     @property
     def room(self) -> float:
         """Bytes that one broadcast table may take in memory."""
-        return self.driver_heap / HEAP_SHARE
+        return self.heap / HEAP_SHARE
 
 
 @dataclass(frozen=True)
@@ -119,9 +127,14 @@ def _alike(one: int, other: int) -> bool:
     return other / 10 <= one <= other * 10
 
 
-def drifted(runs: Sequence[Run]) -> bool:
-    """Whether history is no guide: one of the last three forecasts was far off. Three good ones end that."""
-    return any(run.surprised for run in runs[-3:])
+def drifted(runs: Sequence[Run]) -> str | None:
+    """Why history is no guide, if it is none: in one of the last three runs much more came than forecast, or memory was
+    short. Three others end that."""
+    if any(run.short for run in runs[-3:]):
+        return "one of its last 3 runs was short of memory"
+    if any(run.surprised for run in runs[-3:]):
+        return f"one of its last 3 runs shuffled over {SURPRISE:g} times what was forecast"
+    return None
 
 
 # --- what to set ---
@@ -134,15 +147,20 @@ def decide(
     """Every setting of a step that reads the relations, of which ``input_bytes`` go into its shuffles."""
     if frozen:
         return [_fixed(key, value, "tune freeze has fixed it", "frozen") for key, value in frozen.items()]
-    if drifted(runs):
-        why = f"one of its last 3 runs shuffled over {SURPRISE:g} times more or less than forecast"
-        return [_fixed(key, value, why, "conservative") for key, value in CONSERVATIVE.items()]
+    why = drifted(runs)
+    if why:
+        number = max(MANY, partitions(forecast(input_bytes, runs).bytes, machine.cores, FULL // 2))
+        return [_fixed(key, value, why, "conservative") for key, value in conservative(number).items()]
     made = [shuffle_partitions(machine, input_bytes, runs), snapshot_partitions(relations)]
     return [*made, broadcast_threshold(machine, relations)] if relations else made
 
 
+def conservative(partitions: int) -> dict[str, str]:
+    return {SHUFFLE: str(partitions), **CONSERVATIVE}
+
+
 def _fixed(setting: str, value: str, because: str, confidence: str) -> Decision:
-    return Decision(setting, value, because, SPARKS_OWN.get(setting, "true"), (), confidence)
+    return Decision(setting, value, because, SPARKS_OWN.get(setting, ""), (), confidence)
 
 
 def shuffle_partitions(machine: Machine, input_bytes: int, runs: Sequence[Run]) -> Decision:
@@ -200,21 +218,21 @@ def snapshot_partitions(relations: Sequence[Relation]) -> Decision:
 
 
 def broadcast_threshold(machine: Machine, relations: Sequence[Relation]) -> Decision:
-    """Spark compares the threshold with stored bytes, of the columns that a query reads; these are a fiftieth of those
-    in memory at times. So it is the largest, up to Spark's own, below which every table, whole or in part, fits into
-    its part of the driver's heap."""
-    room, own = machine.room, int(SPARKS_OWN[BROADCAST])
+    """Spark compares the threshold with stored bytes, of the columns and files that a query reads; these are a fiftieth
+    of those in memory at times. So it is the largest, up to the configured one, below which every table, whole or in
+    part, fits into its part of a heap."""
+    room, own = machine.room, machine.threshold
     limits = [(relation.too_large_from(room), relation) for relation in relations]
     limit, worst = min(limits, key=lambda one: one[0], default=(math.inf, None))
+    value, why = own, f"no part of a table that Spark takes for less fills {room / MB:,.0f} MB in memory"
     if worst and limit <= min(own, room / TEXT):
-        why = f"{worst.rows:,} rows, {worst.bytes / MB:,.1f} MB stored, in part fill {room / MB:,.0f} MB in memory"
+        value = math.ceil(limit) - 1
+        why = f"{worst.rows:,} rows, {worst.bytes / MB:,.1f} MB stored, fill {room / MB:,.0f} MB in memory in part"
     elif room / TEXT <= own:
-        limit, why = room / TEXT, f"text may take {TEXT:g} times its stored size, and a table has {room / MB:,.0f} MB"
-    else:
-        why = f"no table below 10 MB takes over {room / MB:,.0f} MB in memory"
-        return Decision(BROADCAST, str(own), why, SPARKS_OWN[BROADCAST], ("-1",), "rule")
-    value = max(math.ceil(limit) - 1, -1)
-    return Decision(BROADCAST, str(value), why, SPARKS_OWN[BROADCAST], ("-1", str(own)), "rule")
+        value = math.ceil(room / TEXT) - 1
+        why = f"text may take {TEXT:g} times its stored size, and a table has {room / MB:,.0f} MB"
+    others = tuple(str(other) for other in (-1, own) if other != value)
+    return Decision(BROADCAST, str(max(value, -1)), why, SPARKS_OWN[BROADCAST], others, "rule")
 
 
 # --- the session ---
@@ -227,41 +245,47 @@ def machine(spark: SparkSession) -> Machine:
         most = conf.get("spark.dynamicAllocation.maxExecutors")
         cores = int(most) * int(conf.get("spark.executor.cores", "1") or 1) if most else cores
     jvm: Any = spark._jvm
-    return Machine(max(1, cores), int(jvm.java.lang.Runtime.getRuntime().maxMemory()))
+    heap = int(jvm.java.lang.Runtime.getRuntime().maxMemory())
+    if not spark.sparkContext._jsc.sc().isLocal():
+        told = conf.get("spark.executor.memory", "1g")
+        heap = min(heap, int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(told)))
+    session: Any = spark._jsparkSession
+    return Machine(max(1, cores), heap, int(session.sessionState().conf().autoBroadcastJoinThreshold()))
 
 
 def relation(table: Table, machine: Machine) -> Relation:
-    """The table as Delta's log tells of it, without a scan. Rows are asked for where it, or some columns of it, could
-    be broadcast and might not fit."""
+    """The table as Delta's log tells of it, without a scan. Rows are asked for where some of it might not fit."""
     size, rows, width = table.bytes(), 0, 0
     if size > machine.room / UNHEARD_OF:
         read = table.read()
-        width = int(read._jdf.schema().defaultSize())
-        if Relation(size, 0, 0, width).stored_as(NARROWEST) <= int(SPARKS_OWN[BROADCAST]):
-            rows = read.count()
+        rows, width = read.count(), int(read._jdf.schema().defaultSize())
     return Relation(size, rows, table.files(), width)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a step is to run with, and what is expected of it."""
+    """What a step is to run with, and what is expected of it, by so many earlier runs."""
 
     decisions: Sequence[Decision]
     input_bytes: int
-    shuffle_bytes: int
+    shuffle: Forecast
 
     @property
     def settings(self) -> dict[str, str]:
         return {decision.setting: decision.value for decision in self.decisions}
 
-    def note(self, step: Step) -> None:
-        """Keep it with the step, before that runs."""
-        step.expected_bytes, step.expected_shuffle_bytes = self.input_bytes, self.shuffle_bytes
+    def without(self, settings: Container[str]) -> Plan:
+        """Where these are set by others."""
+        return replace(self, decisions=[one for one in self.decisions if one.setting not in settings])
+
+    def note(self, step: Step, partitions: int) -> None:
+        """Keep it with the step, before that runs with so many partitions of a shuffle."""
+        step.expected_bytes, step.partitions = self.input_bytes, partitions
+        step.expected_shuffle_bytes, step.forecast_runs = self.shuffle.bytes, self.shuffle.runs
         step.decisions = json.dumps([asdict(decision) for decision in self.decisions]) if self.decisions else ""
-        step.partitions = int(self.settings.get(SHUFFLE, 0))
 
 
-NO_PLAN: Final = Plan((), 0, 0)
+NO_PLAN: Final = Plan((), 0, Forecast(0, 0))
 
 
 def plan(
@@ -270,7 +294,7 @@ def plan(
 ) -> Plan:  # fmt: skip
     """What a step is to run with that reads the relations, after such runs."""
     made = decide(machine, relations, input_bytes, runs, frozen)
-    return Plan(made, input_bytes, forecast(input_bytes, runs).bytes)
+    return Plan(made, input_bytes, forecast(input_bytes, runs))
 
 
 class Tuner:
@@ -287,11 +311,12 @@ class Tuner:
     def history(self) -> History:
         return history.read(files_of(self.steps.path, self.spark), self.steps.path)
 
-    def plan(self, step: str, dataset: str, tables: Sequence[Table], input_bytes: int) -> Plan:
+    def plan(self, step: str, dataset: str, tables: Sequence[Table | Relation], input_bytes: int) -> Plan:
         key = step_key(step, dataset)
-        relations = [relation(table, self.machine) for table in tables]
+        relations = [one if isinstance(one, Relation) else relation(one, self.machine) for one in tables]
         known = self.history.steps.get(key, ()), self.history.frozen.get(key, {})
-        return plan(self.machine, relations, input_bytes, *known)
+        by_hand = str(self.spark.sparkContext.getConf().get(BY_HAND, ""))
+        return plan(self.machine, relations, input_bytes, *known).without(by_hand.split(","))
 
     def metadata(self, job: str, steps: Sequence[Step]) -> dict[str, Any]:
         """What the commit of a run's steps is to carry: history with them."""
@@ -301,15 +326,17 @@ class Tuner:
 T = TypeVar("T")
 
 
-def carefully_in_memory(spark: SparkSession, compute: Callable[[], T], say: Callable[[str], None]) -> T:
-    """What it computes; where memory was short, what it computes with the conservative settings."""
+def carefully_in_memory(spark: SparkSession, compute: Callable[[], T], say: Callable[[str], None], step: Step) -> T:
+    """What it computes; where memory was short, what it computes with the conservative settings. The step tells."""
     try:
         return compute()
     except FAILURES as error:
         if not is_out_of_memory(error):
             raise
-        say("memory was short: once more with nothing broadcast and 200 partitions")
-        with session_confs(spark, CONSERVATIVE):
+        number = max(MANY, 2 * int(str(spark.conf.get(SHUFFLE))))
+        say(f"memory was short: once more with nothing broadcast and {number} partitions")
+        step.short_of_memory, step.partitions = True, number
+        with session_confs(spark, conservative(number)):
             return compute()
 
 

@@ -63,7 +63,7 @@ def one(work: Path, name: str, ours: bool, conf: Conf) -> None:
             relations = [tune.relation(table, machine) for table in (fact, side)]
             made = tune.decide(machine, relations, sum(each.bytes for each in relations), [])
             with session_confs(spark, {decision.setting: decision.value for decision in made}):
-                answer = tune.carefully_in_memory(spark, join, say)
+                answer = join()
         else:
             answer = join()
     except FAILURES as error:

@@ -130,7 +130,7 @@ def queries(spark: SparkSession, tables: dict[str, Table], rounds: int) -> dict[
                     plan = tune.plan(machine, relations, sum(one.bytes for one in relations), runs)
                     steps = ops.Steps(spark, str(i), "bench")
                     with session_confs(spark, plan.settings), steps.step("gold", query) as step:
-                        plan.note(step)
+                        plan.note(step, int(plan.settings[tune.SHUFFLE]))
                         took = cost(spark, query)
                     history = history.with_run("bench", steps.done, took.wall)
                 if i:
