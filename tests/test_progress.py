@@ -59,6 +59,17 @@ def test_a_terminal_has_a_line_for_each_step() -> None:
     assert "✓" in text and "1,234 rows" in text and "✗" in text and "stock" in text
 
 
+def test_steps_beside_each_other_share_the_live_line() -> None:
+    progress = Progress("r", Terminal())
+    progress.begin("silver", "orders")
+    progress.begin("unify", "orders")
+    assert progress.status and "silver   orders, unify    orders" in str(progress.status.status)
+    progress.end(step())
+    assert "silver" not in str(progress.status.status) and "unify" in str(progress.status.status)
+    progress.end(step(step="unify"))
+    assert progress.running == []
+
+
 def test_what_is_said_is_shown_as_it_is() -> None:
     """Names of files come from outside, and may look like markup."""
     stream = Terminal()

@@ -227,3 +227,13 @@ def test_words() -> None:
 def test_blanks() -> None:
     assert all(map(sqltext.is_blank, ("", " \n", "-- c; d", "/* a */ -- b")))
     assert not any(map(sqltext.is_blank, ("a", "-- c\nb", "'open", ";")))
+
+
+@pytest.mark.parametrize(
+    ("query", "twice"),
+    [("SELECT a FROM t GROUP BY a", False), ("SELECT a FROM t JOIN u USING (a)", True),
+     ("SELECT a FROM t WHERE a IN (SELECT a FROM t)", True), ("SELECT a FROM t UNION ALL SELECT a FROM t", True),
+     ("SELECT x FROM (SELECT a AS x FROM t)", False)],
+)  # fmt: skip
+def test_whether_a_query_may_join(query: str, twice: bool) -> None:
+    assert sqltext.reads_twice(sqltext.select(query)) == twice

@@ -298,13 +298,14 @@ def _most(spark: SparkSession, stage: _Stage, what: str) -> tuple[float, float]:
 
 
 def write(table: Table, rows: Sequence[Any], metadata: Mapping[str, Any], run: str, txn: Txn | None = None) -> None:
-    """Append dataclass rows, all of one kind, to an ops table, by default once a run; no rows, no commit."""
+    """Append dataclass rows, all of one kind, to an ops table; no rows, no commit. Without ``txn`` Delta does not look
+    for an earlier commit, for which it would compute the table's state: a run that writes once needs none."""
     if not rows:
         return
     kinds = {f.name: TYPES[str(f.type).split(" ")[0]] for f in fields(rows[0])}
     schema = ", ".join(f"`{column}` {kind}" for column, kind in kinds.items())
     frame = table.spark.createDataFrame([tuple(asdict(row).values()) for row in rows], schema).coalesce(1)
-    table.append(frame, txn or Txn(run, 1), {"run": run, **metadata}, {})
+    table.append(frame, txn, {"run": run, **metadata}, {})
 
 
 def alert(table: Table, run: str, kind: str, dataset: str, what: str) -> None:

@@ -28,6 +28,7 @@ from drivetrain import (
     refresh,
     silver,
     source,
+    sqltext,
     tune,
 )
 from drivetrain.anomaly import flow, runs
@@ -110,9 +111,11 @@ class Pipeline:
                 if ingest:
                     with self.problem_of(dataset.name):
                         self.ingest_alone(dataset)
-                with self.problem_of(dataset.name):
-                    self.refine(dataset)
-                    self.unify(dataset)
+                with ThreadPoolExecutor(1) as beside:  # neither reads what the other writes, and each waits a lot
+                    unified = beside.submit(self.unify_alone, dataset)
+                    with self.problem_of(dataset.name):
+                        self.refine(dataset)
+                unified.result()
         with self.problem_of("quarantine"):
             self.mark_loaded()
         self.publish_all()
@@ -411,7 +414,7 @@ class Pipeline:
         width = sum(TEXT_WIDTH if kind == "string" else NUMBER_WIDTH for kind in dataset.silver_types.values())
         new = tune.Relation(logged.bytes, logged.records, logged.files, width)
         there = [self.table("silver", dataset.name)] if loads.silver_version >= 0 else []
-        reads = Reads([new, *there], logged.bytes, dict(dataset.spark))
+        reads = tune.Reads([new, *there], logged.bytes, settings=dict(dataset.spark))
         with self.staging(dataset) as folder, self.step("silver", dataset.name, reads) as step:
             given = dataset.stream or loads.given  # a stream's rows are judged as they come
             judge = None if given else self.judge(dataset)
@@ -649,6 +652,11 @@ class Pipeline:
 
     # --- the unified table: raw columns of several feeds by name ---
 
+    def unify_alone(self, dataset: Dataset) -> None:
+        """`unify`, whose problem is in the outcome."""
+        with self.problem_of(dataset.name):
+            self.unify(dataset)
+
     def unify(self, dataset: Dataset) -> None:
         """Append the new records of a dataset with `unify` to the unified table, each column as text."""
         log, table = self.table("bronze", dataset.name), self.table(".", self.conf.settings.unified_table)
@@ -705,7 +713,8 @@ class Pipeline:
         """Write aside, audit, then make it the new version; a failed check leaves the old one."""
         inputs = [self.table("gold" if name in self.conf.gold else "silver", name) for name in table.inputs]
         inputs = [one for one in inputs if one.exists()]
-        reads = Reads(inputs, sum(one.bytes() for one in inputs))
+        joined = sqltext.reads_twice(sqltext.select(table.sql))
+        reads = tune.Reads(inputs, sum(one.bytes() for one in inputs), joined)
         with self.staging(table) as folder, self.step("gold", table.name, reads) as step:
 
             def build() -> DataFrame:
@@ -772,15 +781,14 @@ class Pipeline:
     # --- what every step shares ---
 
     @contextmanager
-    def step(self, name: str, dataset: str, reads: Reads | None = None) -> Iterator[ops.Step]:
+    def step(self, name: str, dataset: str, reads: tune.Reads | None = None) -> Iterator[ops.Step]:
         """A step of the run, tuned where it is known what it reads; what conf sets for it goes before that."""
+        plan = self.tuner.plan(name, dataset, reads) if self.tuner and reads else tune.NO_PLAN
         self.progress.begin(name, dataset)
         step = None
         try:
-            plan = self.tuner.plan(name, dataset, reads.tables, reads.bytes) if self.tuner and reads else tune.NO_PLAN
-            own = reads.settings if reads else {}
-            plan = plan.without(own)
-            with session_confs(self.spark, {**plan.settings, **own}), self.steps.step(name, dataset) as step:
+            confs = {**plan.settings, **(reads.settings if reads else {})}
+            with session_confs(self.spark, confs), self.steps.step(name, dataset) as step:
                 plan.note(step, int(str(self.spark.conf.get(tune.SHUFFLE))))
                 yield step
         finally:
@@ -866,7 +874,8 @@ class Pipeline:
         """Append them, each in the name of the run that gave it, which may have written it too; before the ledger, by
         which it is known what is to be recovered."""
         for run in sorted({row.run for row in self.outcome.verdicts}):
-            ops.write(self.table("ops", "verdicts"), [v for v in self.outcome.verdicts if v.run == run], {}, run)
+            rows = [verdict for verdict in self.outcome.verdicts if verdict.run == run]
+            ops.write(self.table("ops", "verdicts"), rows, {}, run, Txn(run, 1))
 
     def write_ledger(self) -> None:
         """Append what the ledger does not have. For a run that stood still another has written (`recover_ledger`), so
@@ -911,15 +920,6 @@ class Logged:
     files: int
     requeued: int
     bytes: int
-
-
-@dataclass(frozen=True)
-class Reads:
-    """What a step reads: tables, and the stored bytes that go into its shuffles; and settings that conf gives it."""
-
-    tables: Sequence[Table | tune.Relation]
-    bytes: int
-    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def silver_properties(dataset: Dataset) -> dict[str, str]:

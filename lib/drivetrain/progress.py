@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
+from threading import Lock
 from typing import TextIO
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from drivetrain.ops import Step
 
 
 class Progress:
-    """On a terminal a live line for the running step and a plain one for each that ended; elsewhere JSON lines.
+    """On a terminal a live line for the running steps and a plain one for each that ended; elsewhere JSON lines.
 
     A run does not end because nobody listens any more: what cannot be said is left out.
     """
@@ -26,22 +27,33 @@ class Progress:
         self.run, self.stream = run, stream
         self.console = Console(file=stream, highlight=False) if stream.isatty() else None
         self.status: Status | None = None
+        self.running: list[str] = []
+        self.turn = Lock()  # steps may run beside each other
         self.spins = self.console is not None
 
     def begin(self, step: str, dataset: str) -> None:
-        if self.console and self.spins:
-            self.status = self.console.status(f"{step:8} {dataset}")
-            with suppress(OSError):
-                self.status.start()
+        with self.turn:
+            self.running.append(_named(step, dataset))
+            self._show()
 
     def end(self, step: Step) -> None:
-        if self.status:
-            with suppress(OSError):
-                self.status.stop()
+        with self.turn:
+            name = _named(step.step, step.dataset)
+            self.running = [other for other in self.running if other != name]
+            self._show()
         mark = "[red]✗[/red]" if step.failed else "[green]✓[/green]"
         line = f"{mark} {step.step:8} {step.dataset:24} {step.rows:>12,} rows {step.seconds:8.1f} s"
         fields = ("step", "dataset", "rows", "seconds", "failed")
         self._tell(line, {name: getattr(step, name) for name in fields})
+
+    def _show(self) -> None:
+        """A terminal has one live line."""
+        with suppress(OSError):
+            if self.status:
+                self.status.stop()
+            if self.console and self.spins and self.running:
+                self.status = self.console.status(", ".join(self.running))
+                self.status.start()
 
     def say(self, text: str) -> None:
         self._tell(f"[yellow]⚠[/yellow] {escape(text)}", {"note": text})
@@ -53,3 +65,7 @@ class Progress:
                 self.console.print(line, soft_wrap=True)
             else:
                 print(json.dumps({"at": at, "run": self.run, **fields}), file=self.stream, flush=True)
+
+
+def _named(step: str, dataset: str) -> str:
+    return f"{step:8} {dataset}"

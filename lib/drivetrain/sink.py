@@ -213,7 +213,9 @@ class Table:
             log.update(False, none, none), none, keep, getattr(log, "cleanUpExpiredLogs$default$4")()
         )
 
-    def append(self, rows: DataFrame, txn: Txn, metadata: Mapping[str, Any], properties: Mapping[str, str]) -> None:
+    def append(
+        self, rows: DataFrame, txn: Txn | None, metadata: Mapping[str, Any], properties: Mapping[str, str]
+    ) -> None:
         """Add rows, new columns too; makes the table with ``properties`` where it is not there."""
         writer = rows.write.format("delta").mode("append").option("mergeSchema", "true")
         self._save(writer, txn, metadata, {} if self.exists() else {**KEPT, **properties})

@@ -128,6 +128,11 @@ def tables(query: exp.Query) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def reads_twice(query: exp.Query) -> bool:
+    """Whether a query reads more than one table, or one of them twice: it may join them."""
+    return len(list(query.find_all(exp.Table))) > 1
+
+
 def violation(query: str) -> str | None:
     """The condition of ``SELECT COUNT(*) FROM {object} WHERE condition``; None where the query says more than that."""
     parsed = select(query)

@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -253,13 +253,25 @@ def machine(spark: SparkSession) -> Machine:
     return Machine(max(1, cores), heap, int(session.sessionState().conf().autoBroadcastJoinThreshold()))
 
 
-def relation(table: Table, machine: Machine) -> Relation:
-    """The table as Delta's log tells of it, without a scan. Rows are asked for where some of it might not fit."""
+def relation(table: Table, machine: Machine, joined: bool = True) -> Relation:
+    """The table as Delta's log tells of it, without a scan. Rows are asked for where some of it might be broadcast, and
+    might not fit."""
     size, rows, width = table.bytes(), 0, 0
-    if size > machine.room / UNHEARD_OF:
+    if joined and size > machine.room / UNHEARD_OF:
         read = table.read()
         rows, width = read.count(), int(read._jdf.schema().defaultSize())
     return Relation(size, rows, table.files(), width)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a step reads: tables, or what is known of them; the stored bytes that go into its shuffles; whether it joins
+    them, or one with itself; and settings that conf gives it."""
+
+    tables: Sequence[Table | Relation]
+    bytes: int
+    joined: bool = True
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -311,12 +323,12 @@ class Tuner:
     def history(self) -> History:
         return history.read(files_of(self.steps.path, self.spark), self.steps.path)
 
-    def plan(self, step: str, dataset: str, tables: Sequence[Table | Relation], input_bytes: int) -> Plan:
-        key = step_key(step, dataset)
-        relations = [one if isinstance(one, Relation) else relation(one, self.machine) for one in tables]
+    def plan(self, step: str, dataset: str, reads: Reads) -> Plan:
+        key, machine = step_key(step, dataset), self.machine
+        relations = [one if isinstance(one, Relation) else relation(one, machine, reads.joined) for one in reads.tables]
         known = self.history.steps.get(key, ()), self.history.frozen.get(key, {})
         by_hand = str(self.spark.sparkContext.getConf().get(BY_HAND, ""))
-        return plan(self.machine, relations, input_bytes, *known).without(by_hand.split(","))
+        return plan(machine, relations, reads.bytes, *known).without({*reads.settings, *by_hand.split(",")})
 
     def metadata(self, job: str, steps: Sequence[Step]) -> dict[str, Any]:
         """What the commit of a run's steps is to carry: history with them."""
