@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from test_pipeline import shared_shop
 
 from drivetrain import job, ops
-from drivetrain.sink import Table
+from drivetrain.sink import Table, Txn
 
 ROW = ops.LedgerRow("r", "orders", 1, 1, 1, 10, 6, 3, 1, 0, 4, 1, 1, 0, 0, -1, 0, ops.now())
 PARTS = ("rows_in", "good", "quarantined", "duplicate", "late", "inserted", "updated", "superseded")
@@ -71,12 +71,12 @@ def test_a_step_that_fails(spark: Any) -> None:
 
 
 @pytest.mark.spark
-def test_rows_are_written_once(spark: Any, tmp_path: Path) -> None:
+def test_rows_are_written_once_by_one_name(spark: Any, tmp_path: Path) -> None:
     table = Table(spark, str(tmp_path / "ledger"))
     ops.write(table, [], {}, "r")
     assert not table.exists()
     for _ in range(2):
-        ops.write(table, [ROW, replace(ROW, dataset="stock")], {"known": {"orders": 1}}, "r")
+        ops.write(table, [ROW, replace(ROW, dataset="stock")], {"known": {"orders": 1}}, "r", Txn("r", 1))
     rows = table.read().orderBy("dataset").collect()
     assert [row["dataset"] for row in rows] == ["orders", "stock"]
     assert rows[0]["rows_in"] == 10 and rows[0]["silver_version_read"] == -1
