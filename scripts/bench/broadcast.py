@@ -26,7 +26,7 @@ from pyspark.sql import SparkSession
 from drivetrain import job, tune
 from drivetrain.conf import load
 from drivetrain.contracts import Conf
-from drivetrain.session import FAILURES
+from drivetrain.session import FAILURES, reason
 from drivetrain.sink import Table, Txn, session_confs
 
 ROWS: Final = {"1 MB": 240_000, "5 MB": 1_200_000, "10 MB": 2_400_000, "33 MB": 8_000_000, "100 MB": 24_000_000}
@@ -67,7 +67,7 @@ def one(work: Path, name: str, ours: bool, conf: Conf) -> None:
         else:
             answer = join()
     except FAILURES as error:
-        print(json.dumps({"failed": str(error).split("\n")[0][:120]}))
+        print(json.dumps({"failed": reason(error)[-120:]}))
         return
     print(json.dumps({"seconds": time.perf_counter() - began, "answer": answer}))
 
