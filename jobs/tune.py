@@ -98,9 +98,10 @@ def what_if(given: argparse.Namespace, conf: Conf, steps: Table) -> None:
     rows = []
     for step, runs in sorted(history.steps.items()):
         every = tune.decide(machine, [], given.input_bytes, runs, history.frozen.get(step, {}))
-        made = next(one for one in every if one.setting == tune.SHUFFLE)
+        made = [one for one in every if one.setting == tune.SHUFFLE]  # none where other settings of it are frozen
         told = tune.forecast(given.input_bytes, runs)
-        rows.append((step, f"{told.bytes / MB:,.1f}", made.value, made.confidence, made.because))
+        why = [(one.value, one.confidence, one.because) for one in made] or [("conf's", "frozen", "others had set it")]
+        rows.append((step, f"{told.bytes / MB:,.1f}", *why[0]))
     job.table(("step", "shuffle MB expected", tune.SHUFFLE, "rests on", "because"), rows)
 
 

@@ -30,6 +30,15 @@ def test_the_latest_runs_that_ended_well_are_kept() -> None:
     assert len(made.steps["silver orders"]) == 1
 
 
+def test_a_run_that_was_short_of_memory_teaches_only_that() -> None:
+    """Even one that failed: else the next would be tried as it was."""
+    known = History().with_run("batch", [step()], 9.0)
+    made = known.with_run("batch", [step(failed=True, short_of_memory=True, shuffle_write_bytes=500 * MB)], 9.0)
+    runs = made.steps["silver orders"]
+    assert [run.short for run in runs] == [False, True] and len(made.jobs["batch"]) == 1
+    assert tune.forecast(10 * MB, runs) == tune.forecast(10 * MB, runs[:1]) and tune.drifted(runs)
+
+
 def test_a_whole_run_tells_of_its_job() -> None:
     gold = step(step="gold", dataset="sales", seconds=12.0, cores=6)
     made = History().with_run("batch", [step(), gold], 30.0)

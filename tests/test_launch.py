@@ -7,11 +7,13 @@ import re
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from drivetrain import launch
 from drivetrain.errors import DrivetrainError
+from drivetrain.settings import layer
 
 
 @pytest.fixture
@@ -163,3 +165,17 @@ def test_java_options_quote_paths(tmp_path: Path) -> None:
     call.conf_dir.mkdir(parents=True)
     (call.conf_dir / "log4j2.properties").touch()
     assert "a%20b/my%20conf/log4j2.properties" in launch.java_options(call, root, root)
+
+
+def test_what_a_call_sets_is_told_from_what_conf_says(tmp_path: Path) -> None:
+    """By name, and never the value, which may be a secret."""
+    (tmp_path / "base.yaml").write_text("spark: {spark.a: 1, spark.b: 1}")
+    (tmp_path / "local.yaml").write_text("{}")
+
+    def named(sets: list[str], **environ: str) -> Any:
+        layered = layer(tmp_path, "local", environ, sets)
+        return launch.with_hands(layered.values.get("spark") or {}, layered.origin).get(launch.BY_HAND)
+
+    assert named([]) is None
+    assert named(["spark.spark.b=2"], DRIVETRAIN_SPARK="{spark.c: secret}") == "spark.b,spark.c"
+    assert named(["spark=null"]) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -196,3 +197,20 @@ def shared_shop(spark: Any, factory: pytest.TempPathFactory) -> Shop:
         shop.orders("1.csv", "a,1,anna,1", "b,2,ben,1", "c,x,carl,1", "a,3,anna,2", "a,3,anna,2")
         shop.run()
     return SHARED["shop"]
+
+
+@pytest.mark.parametrize(("fails", "goes_on"), [("refine_loads", "raw_unified_data"), ("unify", "silver/orders")])
+def test_of_silver_and_the_unified_table_each_goes_on_without_the_other(
+    spark: Any, tmp_path: Path, fails: str, goes_on: str
+) -> None:
+    """What failed comes with the next run; nothing comes twice."""
+    shop = Shop(spark, tmp_path)
+    shop.put("conf/datasets/orders.yaml", f"{CONTRACT.format(name='orders')}  - {{property: unify, value: true}}\n")
+    shop.orders("1.csv", "a,1,x,1", "b,2,y,1", "c,3,z,1")
+    made = shop.pipeline()
+    with mock.patch.object(made, fails, side_effect=OSError("the disk is away")):
+        outcome = made.transform()
+    assert [problem.code for problem in outcome.problems] == ["spark"] and made.table(".", goes_on).read().count() == 3
+    assert not made.table(".", {"refine_loads": "silver/orders", "unify": "raw_unified_data"}[fails]).exists()
+    assert not shop.pipeline().transform().problems
+    assert [made.table(".", name).read().count() for name in ("silver/orders", "raw_unified_data")] == [3, 3]

@@ -35,7 +35,7 @@ def test_json_lines() -> None:
     stream = io.StringIO()
     progress = Progress("r", stream)
     progress.begin("silver", "orders")
-    progress.end(step())
+    progress.end("silver", "orders", step())
     progress.say('it is [odd]\n"quoted"')
     first, second = map(json.loads, stream.getvalue().splitlines())
     assert {key: first[key] for key in first if key != "at"} == {
@@ -53,8 +53,8 @@ def test_a_terminal_has_a_line_for_each_step() -> None:
     stream = Terminal()
     progress = Progress("r", stream)
     progress.begin("silver", "orders")
-    progress.end(step())
-    progress.end(step(dataset="stock", failed=True))
+    progress.end("silver", "orders", step())
+    progress.end("silver", "stock", step(dataset="stock", failed=True))
     text = stream.getvalue()
     assert "✓" in text and "1,234 rows" in text and "✗" in text and "stock" in text
 
@@ -64,9 +64,9 @@ def test_steps_beside_each_other_share_the_live_line() -> None:
     progress.begin("silver", "orders")
     progress.begin("unify", "orders")
     assert progress.status and "silver   orders, unify    orders" in str(progress.status.status)
-    progress.end(step())
+    progress.end("silver", "orders", step())
     assert "silver" not in str(progress.status.status) and "unify" in str(progress.status.status)
-    progress.end(step(step="unify"))
+    progress.end("unify", "orders", None)
     assert progress.running == []
 
 
@@ -85,7 +85,7 @@ def test_nobody_listens() -> None:
         progress = Progress("r1", stream=stream)
         progress.begin("silver", "orders")
         progress.say("something")
-        progress.end(Step("r1", "etl", "silver", "orders", now()))
+        progress.end("silver", "orders", Step("r1", "etl", "silver", "orders", now()))
         with contextlib.suppress(OSError):
             stream.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)

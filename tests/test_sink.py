@@ -8,7 +8,7 @@ import pytest
 from delta.exceptions import ConcurrentAppendException
 from pyspark.testing import assertDataFrameEqual
 
-from drivetrain.sink import METADATA, TXN_APP, Table, Txn
+from drivetrain.sink import METADATA, TXN_APP, Table, Txn, session_confs
 
 pytestmark = pytest.mark.spark
 
@@ -85,3 +85,11 @@ def test_a_change_is_tried_again_where_another_writer_came_between(spark: Any, t
     tries.clear()
     with pytest.raises(ConcurrentAppendException):
         table._change(lambda _: change(None) if len(tries) < 2 else change(tries.clear()), Txn("b", 2), {})
+
+
+def test_settings_are_as_before_also_after_one_that_spark_refuses(spark: Any) -> None:
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    wrong = {"spark.sql.shuffle.partitions": "7", "spark.sql.adaptive.enabled": "perhaps"}
+    with pytest.raises(Exception, match="perhaps"), session_confs(spark, wrong):
+        pytest.fail("it was taken")
+    assert spark.conf.get("spark.sql.shuffle.partitions") == before

@@ -221,6 +221,15 @@ def test_short_memory_is_tried_once_more_and_conservatively(spark: Any) -> None:
 
 
 @pytest.mark.spark
+def test_what_the_call_has_set_is_left_alone(spark: Any, tmp_path: Path) -> None:
+    reads = tune.Reads([Relation(GIB, 0, 1, 0)], 100 * MB, settings={tune.BROADCAST: "-1"})
+    tuner = tune.Tuner(spark, Table(spark, str(tmp_path / "steps")))
+    assert set(tuner.plan("gold", "sales", reads).settings) == {tune.SHUFFLE, tune.SNAPSHOT}
+    tuner.by_hand = [tune.SHUFFLE]
+    assert set(tuner.plan("gold", "sales", reads).settings) == {tune.SNAPSHOT}
+
+
+@pytest.mark.spark
 def test_short_memory_twice_fails_and_other_failures_at_once(spark: Any) -> None:
     tries, step = list[int](), ops.Step("r", "batch", "gold", "sales", ops.now())
 

@@ -53,7 +53,7 @@ def bounds(settings: Mapping[str, str]) -> Bounds:
         return Bounds(1, int(settings.get(FIXED, SPARKS_OWN[FIXED])), each)
     most = settings.get(MOST, SPARKS_OWN[MOST])
     least = max(1, int(settings.get(LEAST, "0")))
-    return Bounds(least, max(least, UNBOUNDED if most == SPARKS_OWN[MOST] else int(most)), each)
+    return Bounds(least, max(least, UNBOUNDED if most == SPARKS_OWN[MOST] else min(int(most), UNBOUNDED)), each)
 
 
 def decide(history: History, job: str, minutes: float, settings: Mapping[str, str]) -> list[Decision]:

@@ -23,8 +23,8 @@ COMMIT: Final = re.compile(r"\d{20}\.json$")
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of a step was given and did. ``forecast_runs`` are those that its forecast rested on; ``short``
-    tells that memory was."""
+    """What one run of a step was given and did. ``forecast_runs`` are those that its forecast rested on. ``short``
+    tells that memory was: then it failed, or did its work twice, and its other figures are no guide."""
 
     input_bytes: int
     shuffle_bytes: int
@@ -39,7 +39,7 @@ class Run:
     @property
     def surprised(self) -> bool:
         """Whether it was much more than history had told. Much less does no harm."""
-        told = self.forecast_runs and self.shuffle_bytes > NOTABLE
+        told = self.forecast_runs and self.shuffle_bytes > NOTABLE and not self.short
         return bool(told and self.shuffle_bytes > SURPRISE * self.forecast_bytes)
 
 
@@ -93,8 +93,8 @@ def step_key(step: str, dataset: str) -> str:
 
 
 def observed(step: Step) -> Run | None:
-    """What a tuned step tells of the next; None of a failed one, or one that was not tuned."""
-    if step.failed or not step.decisions:
+    """What a tuned step tells of the next; None of one that was not tuned, or failed for another cause than memory."""
+    if not step.decisions or (step.failed and not step.short_of_memory):
         return None
     return Run(
         step.expected_bytes, step.shuffle_write_bytes, step.spill_bytes, round(step.cpu_seconds, 3), step.partitions,

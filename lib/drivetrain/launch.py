@@ -162,7 +162,8 @@ def properties(spark: Mapping[str, Any], java: str) -> dict[str, str]:
 
 def with_hands(spark: Mapping[str, Any], origin: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
     """Spark's settings, and which of them are of this call: tuning leaves those alone, wherever the driver runs."""
-    named = sorted(path[1] for path, where in origin.items() if path[0] == "spark" and where.startswith(OF_THIS_CALL))
+    ours = [path[1:] for path, where in origin.items() if path[0] == "spark" and where.startswith(OF_THIS_CALL)]
+    named = sorted(key for keys in ours for key in keys)
     return {**spark, BY_HAND: ",".join(named)} if named else dict(spark)
 
 

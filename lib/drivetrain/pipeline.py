@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from threading import Lock
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -51,12 +52,13 @@ from drivetrain.landing import (
     listing,
 )
 from drivetrain.progress import Progress
-from drivetrain.session import FAILURES, carefully, embedded, files_of, reason
+from drivetrain.session import FAILURES, carefully, cloned, embedded, files_of, reason
 from drivetrain.sink import CONFLICT, NO_STATISTICS, Table, Txn, again, session_confs
 
 LEDGER = "ledger"
 TEXT_WIDTH, NUMBER_WIDTH = 20, 8  # bytes that Spark takes them for
-UNTUNED = ("speed", "replay")  # their steps run in streams, whose settings stand from the first start
+UNLOCKED = ("replay", "anomalies")  # write while others may, whose history must stand
+UNTUNED = ("speed", *UNLOCKED)  # their steps run in streams, whose settings stand from the first start
 FILES = ":files:"  # in the names of commits to quarantine that tell of files
 
 # Appends records to a dataset's log, with what the commit says, the records' layouts and their files; rows written.
@@ -88,7 +90,7 @@ class Pipeline:
         self.listings: dict[str, str] = {}
         self.looked_into: dict[str, tuple[list[Intake], list[Rejected]]] = {}
         self.known_files: dict[str, dict[str, list[Intake]]] = {}
-        self.judges = flow.Judges(self)
+        self.judges, self.turn = flow.Judges(self), Lock()
         tuned = conf.settings.tune and job not in UNTUNED
         self.tuner = tune.Tuner(spark, self.table("ops", "steps")) if tuned else None
 
@@ -112,7 +114,8 @@ class Pipeline:
                     with self.problem_of(dataset.name):
                         self.ingest_alone(dataset)
                 with ThreadPoolExecutor(1) as beside:  # neither reads what the other writes, and each waits a lot
-                    unified = beside.submit(self.unify_alone, dataset)
+                    # In a session of its own, since silver's step and merge change the settings of this one.
+                    unified = beside.submit(self.unify_alone, dataset, cloned(self.spark))
                     with self.problem_of(dataset.name):
                         self.refine(dataset)
                 unified.result()
@@ -158,14 +161,16 @@ class Pipeline:
 
     @contextmanager
     def problem_of(self, name: str) -> Iterator[None]:
+        met: Sequence[Problem] = ()
         try:
             yield
         except DrivetrainError as error:
-            new = [problem for problem in error.problems if problem not in self.outcome.problems]
-            self.outcome.problems += new  # assess may have met the same
+            met = error.problems
         except (*FAILURES, OSError, UnicodeError) as error:
             fix = "run again when the cause is gone: what was committed is not written twice"
-            self.outcome.problems.append(Problem("spark", name, reason(error), fix))
+            met = [Problem("spark", name, reason(error), fix)]
+        with self.turn:  # steps beside each other, and assess, may meet the same
+            self.outcome.problems += [problem for problem in met if problem not in self.outcome.problems]
 
     # --- landing -> bronze ---
 
@@ -412,7 +417,7 @@ class Pipeline:
         """Take those loads, which ``log`` has whole, and others too, into silver."""
         logged = self.logged(dataset, loads)
         width = sum(TEXT_WIDTH if kind == "string" else NUMBER_WIDTH for kind in dataset.silver_types.values())
-        new = tune.Relation(logged.bytes, logged.records, logged.files, width)
+        new = tune.Relation(logged.bytes, logged.records, 0, width)
         there = [self.table("silver", dataset.name)] if loads.silver_version >= 0 else []
         reads = tune.Reads([new, *there], logged.bytes, settings=dict(dataset.spark))
         with self.staging(dataset) as folder, self.step("silver", dataset.name, reads) as step:
@@ -652,14 +657,15 @@ class Pipeline:
 
     # --- the unified table: raw columns of several feeds by name ---
 
-    def unify_alone(self, dataset: Dataset) -> None:
+    def unify_alone(self, dataset: Dataset, spark: SparkSession) -> None:
         """`unify`, whose problem is in the outcome."""
         with self.problem_of(dataset.name):
-            self.unify(dataset)
+            self.unify(dataset, spark)
 
-    def unify(self, dataset: Dataset) -> None:
+    def unify(self, dataset: Dataset, spark: SparkSession) -> None:
         """Append the new records of a dataset with `unify` to the unified table, each column as text."""
-        log, table = self.table("bronze", dataset.name), self.table(".", self.conf.settings.unified_table)
+        log = Table(spark, f"{self.warehouse}/bronze/{dataset.name}")
+        table = Table(spark, f"{self.warehouse}/./{self.conf.settings.unified_table}")
         if not dataset.unify or not log.exists():
             return
         done, last = max(table.last_txn(dataset.name), 0), log.last_txn(dataset.name)
@@ -713,7 +719,8 @@ class Pipeline:
         """Write aside, audit, then make it the new version; a failed check leaves the old one."""
         inputs = [self.table("gold" if name in self.conf.gold else "silver", name) for name in table.inputs]
         inputs = [one for one in inputs if one.exists()]
-        joined = sqltext.reads_twice(sqltext.select(table.sql))
+        # A query of one table is refreshed by groups, which are joined with it.
+        joined = refresh.groups(table) is not None or sqltext.reads_twice(sqltext.select(table.sql))
         reads = tune.Reads(inputs, sum(one.bytes() for one in inputs), joined)
         with self.staging(table) as folder, self.step("gold", table.name, reads) as step:
 
@@ -789,11 +796,15 @@ class Pipeline:
         try:
             confs = {**plan.settings, **(reads.settings if reads else {})}
             with session_confs(self.spark, confs), self.steps.step(name, dataset) as step:
-                plan.note(step, int(str(self.spark.conf.get(tune.SHUFFLE))))
-                yield step
+                if plan.decisions:
+                    plan.note(step, int(str(self.spark.conf.get(tune.SHUFFLE))))
+                try:
+                    yield step
+                except FAILURES as error:
+                    step.short_of_memory |= tune.is_out_of_memory(error)
+                    raise
         finally:
-            if step:
-                self.progress.end(step)
+            self.progress.end(name, dataset, step)
 
     @property
     def staged(self) -> str:
@@ -854,7 +865,7 @@ class Pipeline:
             "drift": self.outcome.drifts,
         }  # fmt: skip
         self.write_verdicts()
-        learned = {"steps": self.learned()} if self.steps.done else {}
+        learned = {"steps": self.learned()} if self.steps.done and self.steps.job not in UNLOCKED else {}
         with ThreadPoolExecutor(len(tables) + 1) as pool:  # small commits, whose time is mostly waiting
             jobs = [pool.submit(self.write_ledger)]
             for name, rows in tables.items():

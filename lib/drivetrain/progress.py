@@ -36,15 +36,18 @@ class Progress:
             self.running.append(_named(step, dataset))
             self._show()
 
-    def end(self, step: Step) -> None:
+    def end(self, step: str, dataset: str, done: Step | None) -> None:
+        """``done`` is what came of it; None where it failed before it began."""
         with self.turn:
-            name = _named(step.step, step.dataset)
+            name = _named(step, dataset)
             self.running = [other for other in self.running if other != name]
             self._show()
-        mark = "[red]✗[/red]" if step.failed else "[green]✓[/green]"
-        line = f"{mark} {step.step:8} {step.dataset:24} {step.rows:>12,} rows {step.seconds:8.1f} s"
+        if not done:
+            return
+        mark = "[red]✗[/red]" if done.failed else "[green]✓[/green]"
+        line = f"{mark} {name:33} {done.rows:>12,} rows {done.seconds:8.1f} s"
         fields = ("step", "dataset", "rows", "seconds", "failed")
-        self._tell(line, {name: getattr(step, name) for name in fields})
+        self._tell(line, {name: getattr(done, name) for name in fields})
 
     def _show(self) -> None:
         """A terminal has one live line."""
@@ -60,11 +63,12 @@ class Progress:
 
     def _tell(self, line: str, fields: Mapping[str, object]) -> None:
         at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        with suppress(OSError):
+        with suppress(OSError), self.turn:
             if self.console:
                 self.console.print(line, soft_wrap=True)
             else:
-                print(json.dumps({"at": at, "run": self.run, **fields}), file=self.stream, flush=True)
+                self.stream.write(json.dumps({"at": at, "run": self.run, **fields}) + "\n")
+                self.stream.flush()
 
 
 def _named(step: str, dataset: str) -> str:

@@ -216,7 +216,7 @@ def replay(pipeline: Pipeline, datasets: Sequence[Dataset], after: int) -> list[
         differences.append(compare_gold(pipeline, beside, pipeline.conf.gold[name], version))
     if beside.outcome.problems:
         raise DrivetrainError(*beside.outcome.problems)
-    ops.write(pipeline.table("ops", "steps"), beside.steps.done, pipeline.learned(), pipeline.outcome.run)
+    ops.write(pipeline.table("ops", "steps"), beside.steps.done, {}, pipeline.outcome.run)
     record(pipeline, Event(pipeline.outcome.run, ops.now(), "built", built, {}, pipeline.outcome.run))
     return differences
 

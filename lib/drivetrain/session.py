@@ -119,6 +119,11 @@ def open_session(conf: Conf, job: str, catalog: str | None = None) -> SparkSessi
     return builder.getOrCreate()
 
 
+def cloned(spark: SparkSession) -> SparkSession:
+    """A session with the same settings, whose changes to them are its own: Delta takes a merge's number from there."""
+    return SparkSession(spark.sparkContext, spark._jsparkSession.cloneSession())
+
+
 def embedded(conf: Conf) -> bool:
     """Whether the Hive metastore is Spark's own, in a warehouse on this machine, and not a server of the site's."""
     keys = ("spark.hadoop.hive.metastore.uris", "spark.hadoop.javax.jdo.option.ConnectionURL")

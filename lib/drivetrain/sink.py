@@ -67,9 +67,9 @@ def again(commit: Callable[[], object]) -> None:
 def session_confs(spark: SparkSession, confs: Mapping[str, str]) -> Iterator[None]:
     """A context in which the session has these settings, and after which it has what it had."""
     before = {key: spark.conf.get(key, None) for key in confs}
-    for key, value in confs.items():
-        spark.conf.set(key, value)
     try:
+        for key, value in confs.items():
+            spark.conf.set(key, value)
         yield
     finally:
         for key, old in before.items():

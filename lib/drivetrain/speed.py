@@ -26,7 +26,7 @@ from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.files import is_remote, plain
 from drivetrain.pipeline import Outcome, Pipeline
 from drivetrain.progress import Progress
-from drivetrain.session import FAILURES, files_of, reason
+from drivetrain.session import FAILURES, cloned, files_of, reason
 
 LONGEST_WAIT: Final = 60.0  # seconds before a failed stream is tried again
 AGAIN: Final = 5.0  # seconds before merging is tried again, where a batch job holds the lock or it failed
@@ -457,8 +457,3 @@ def told(failure: Exception) -> str:
     if isinstance(failure, FAILURES):
         return reason(failure)
     return str(failure) if isinstance(failure, (DrivetrainError, OSError)) else f"{type(failure).__name__}: {failure}"
-
-
-def cloned(spark: SparkSession) -> SparkSession:
-    """A session with the same settings, whose changes to them are its own: Delta takes a merge's number from there."""
-    return SparkSession(spark.sparkContext, spark._jsparkSession.cloneSession())

@@ -172,12 +172,13 @@ def in_time(cluster: Hadoop, call: Call, values: Mapping[str, Any], settings: Ma
     Raises:
         DrivetrainError: the deadline is no number of minutes.
     """
-    minutes = (values.get("deadline_minutes") or {}).get(call.job)
+    deadlines = values.get("deadline_minutes") or {}
+    minutes = deadlines.get(call.job) if isinstance(deadlines, dict) else deadlines
     if minutes is None or values.get("tune") is False:
         return dict(settings)
-    if not isinstance(minutes, int | float) or not 0 < minutes < float("inf"):
-        fix = "write the number alone: 30"
-        raise DrivetrainError(Problem("deadline", f"deadline_minutes.{call.job}", f"{minutes!r} are no minutes", fix))
+    if not isinstance(deadlines, dict) or not isinstance(minutes, int | float) or not 0 < minutes < float("inf"):
+        fix = f"write the number alone: deadline_minutes: {{{call.job}: 30}}"
+        raise DrivetrainError(Problem("deadline", "deadline_minutes", f"{minutes!r} are no minutes of a job", fix))
     from drivetrain import deadline  # which fits models: a call without a deadline need not wait for that
 
     try:

@@ -115,10 +115,9 @@ class Forecast:
 def forecast(input_bytes: int, runs: Sequence[Run]) -> Forecast:
     """From the ratio of shuffled to read bytes: the largest of the runs at most 10 times larger or smaller, else the
     prior's, or history's where that is more: no run tells of such a size."""
-    ratios = [run.shuffle_bytes / run.input_bytes for run in runs if run.input_bytes]
-    near = [
-        run.shuffle_bytes / run.input_bytes for run in runs if run.input_bytes and _alike(run.input_bytes, input_bytes)
-    ]
+    whole = [run for run in runs if run.input_bytes and not run.short]
+    ratios = [run.shuffle_bytes / run.input_bytes for run in whole]
+    near = [run.shuffle_bytes / run.input_bytes for run in whole if _alike(run.input_bytes, input_bytes)]
     ratio = max(near) if near else max([PRIOR, *ratios])
     return Forecast(math.ceil(ratio * input_bytes), len(near))
 
@@ -200,7 +199,7 @@ def taken_back(number: int, input_bytes: int, runs: Sequence[Run]) -> Better | N
     """What is known to be better than ``number``: only numbers that ran, on inputs of about this size."""
     costs: dict[int, list[float]] = {}
     for run in runs:
-        if run.input_bytes and input_bytes / 2 <= run.input_bytes <= input_bytes * 2:
+        if run.input_bytes and not run.short and input_bytes / 2 <= run.input_bytes <= input_bytes * 2:
             costs.setdefault(run.partitions, []).append(run.cpu_seconds / run.input_bytes)
     if number not in costs:
         return None
@@ -314,6 +313,7 @@ class Tuner:
 
     def __init__(self, spark: SparkSession, steps: Table) -> None:
         self.spark, self.steps, self.began = spark, steps, time.perf_counter()
+        self.by_hand = str(spark.sparkContext.getConf().get(BY_HAND, "")).split(",")
 
     @cached_property
     def machine(self) -> Machine:
@@ -327,8 +327,7 @@ class Tuner:
         key, machine = step_key(step, dataset), self.machine
         relations = [one if isinstance(one, Relation) else relation(one, machine, reads.joined) for one in reads.tables]
         known = self.history.steps.get(key, ()), self.history.frozen.get(key, {})
-        by_hand = str(self.spark.sparkContext.getConf().get(BY_HAND, ""))
-        return plan(machine, relations, reads.bytes, *known).without({*reads.settings, *by_hand.split(",")})
+        return plan(machine, relations, reads.bytes, *known).without({*reads.settings, *self.by_hand})
 
     def metadata(self, job: str, steps: Sequence[Step]) -> dict[str, Any]:
         """What the commit of a run's steps is to carry: history with them."""
