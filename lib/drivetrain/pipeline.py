@@ -113,12 +113,7 @@ class Pipeline:
                 if ingest:
                     with self.problem_of(dataset.name):
                         self.ingest_alone(dataset)
-                with ThreadPoolExecutor(1) as beside:  # neither reads what the other writes, and each waits a lot
-                    # In a session of its own, since silver's step and merge change the settings of this one.
-                    unified = beside.submit(self.unify_alone, dataset, cloned(self.spark))
-                    with self.problem_of(dataset.name):
-                        self.refine(dataset)
-                unified.result()
+                self.refine_and_unify(dataset)
         with self.problem_of("quarantine"):
             self.mark_loaded()
         self.publish_all()
@@ -395,7 +390,17 @@ class Pipeline:
         fix = "correct the feed, or let the contract's evolution be keep, add or quarantine"
         self.outcome.problems.append(Problem("drift", f"{dataset.where} ({dataset.name})", what, fix))
 
-    # --- bronze -> silver ---
+    # --- bronze -> silver, and the unified table ---
+
+    def refine_and_unify(self, dataset: Dataset) -> None:
+        """Both beside each other: neither reads what the other writes, and each waits a lot."""
+        with ThreadPoolExecutor(1) as beside:
+            # In a session of its own, since silver's step and merge change the settings of this one.
+            unified = beside.submit(self.unify_alone, dataset, cloned(self.spark)) if dataset.unify else None
+            with self.problem_of(dataset.name):
+                self.refine(dataset)
+        if unified:
+            unified.result()
 
     def refine(self, dataset: Dataset) -> None:
         """Bring silver up to the log: one pass over the new records, staged with their outcomes, then written."""
@@ -666,7 +671,7 @@ class Pipeline:
         """Append the new records of a dataset with `unify` to the unified table, each column as text."""
         log = Table(spark, f"{self.warehouse}/bronze/{dataset.name}")
         table = Table(spark, f"{self.warehouse}/./{self.conf.settings.unified_table}")
-        if not dataset.unify or not log.exists():
+        if not log.exists():
             return
         done, last = max(table.last_txn(dataset.name), 0), log.last_txn(dataset.name)
         if last <= done:
