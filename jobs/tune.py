@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from drivetrain.sink import Table
 
 MB = 1 << 20
+FAR = 10  # times the largest input that was seen
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -131,8 +132,11 @@ def in_time(given: argparse.Namespace, conf: Conf, steps: Table, history: Histor
         rows.append((executors, *marks, verdict))
     columns = ("executors", "cores", "minutes", "95 of 100 below", "core minutes", f"within {given.deadline:g} min")
     job.table(columns, rows)
-    cores_ = sorted(one.cores for one in took)
-    print(f"By {len(took)} of its runs, with {cores_[0]} to {cores_[-1]} cores.")
+    cores_, sizes = sorted(one.cores for one in took), sorted(one.input_bytes for one in took)
+    reach = f"{sizes[0] / MB:,.1f} to {sizes[-1] / MB:,.1f} MB with {cores_[0]} to {cores_[-1]} cores"
+    print(f"By runs: {len(took)}, of {reach}")
+    if given.input_bytes > FAR * sizes[-1] or given.input_bytes * FAR < sizes[0]:
+        print(f"{given.input_bytes / MB:,.1f} MB is far from all of them: take it for a guess")
     if on_yarn:
         print(f"As a setting: deadline_minutes: {{{given.job}: {given.deadline:g}}}")
 
