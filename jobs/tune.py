@@ -89,7 +89,7 @@ def what_if(given: argparse.Namespace, conf: Conf, steps: Table) -> None:
 
     from drivetrain import tune
 
-    machine, history = tune.machine(steps.spark), tune.Tuner(steps.spark, steps).history
+    machine, history = tune.machine(steps.spark), tune.known(steps)
     if given.deadline:
         in_time(given, conf, steps, history)
         return
@@ -168,11 +168,11 @@ def change(conf: Conf, steps: Table, made: Callable[[History], History]) -> None
     """Put down another history, while no job runs that would put down its own."""
     from drivetrain.session import files_of
     from drivetrain.sink import Txn
-    from drivetrain.tune import Tuner
+    from drivetrain.tune import known
 
     spark, run_id = steps.spark, job.run_id()
     with job.lock(conf, files_of(conf.settings.warehouse, spark), spark.sparkContext.applicationId):
-        metadata = {"run": run_id, **made(Tuner(spark, steps).history).metadata()}
+        metadata = {"run": run_id, **made(known(steps)).metadata()}
         steps.append(steps.read().limit(0), Txn(f"tune:{run_id}", 1), metadata, {})
 
 

@@ -19,7 +19,6 @@ from drivetrain import (
     catalog,
     checks,
     gold,
-    history,
     jdbc,
     logend,
     maintain,
@@ -58,7 +57,7 @@ from drivetrain.sink import CONFLICT, NO_STATISTICS, Table, Txn, again, session_
 LEDGER = "ledger"
 TEXT_WIDTH, NUMBER_WIDTH = 20, 8  # bytes that Spark takes them for
 UNLOCKED = ("replay", "anomalies")  # write while others may, whose history must stand
-UNTUNED = ("speed", *UNLOCKED)  # their steps run in streams, whose settings stand from the first start
+UNTUNED = ("speed", *UNLOCKED)  # what they run in streams keeps the settings of its first start
 FILES = ":files:"  # in the names of commits to quarantine that tell of files
 
 # Appends records to a dataset's log, with what the commit says, the records' layouts and their files; rows written.
@@ -883,8 +882,7 @@ class Pipeline:
         """What the commit of the run's steps is to carry: what runs have taught, this one too where it was tuned."""
         if self.tuner:
             return self.tuner.metadata(self.steps.job, self.steps.done)
-        steps = self.table("ops", "steps").path
-        return history.read(self.files(steps), steps).metadata()
+        return tune.known(self.table("ops", "steps")).metadata()
 
     def write_verdicts(self) -> None:
         """Append them, each in the name of the run that gave it, which may have written it too; before the ledger, by

@@ -293,7 +293,7 @@ class Plan:
         """Keep it with the step, before that runs with so many partitions of a shuffle."""
         step.expected_bytes, step.partitions = self.input_bytes, partitions
         step.expected_shuffle_bytes, step.forecast_runs = self.shuffle.bytes, self.shuffle.runs
-        step.decisions = json.dumps([asdict(decision) for decision in self.decisions]) if self.decisions else ""
+        step.decisions = json.dumps([asdict(decision) for decision in self.decisions])
 
 
 NO_PLAN: Final = Plan((), 0, Forecast(0, 0))
@@ -306,6 +306,11 @@ def plan(
     """What a step is to run with that reads the relations, after such runs."""
     made = decide(machine, relations, input_bytes, runs, frozen)
     return Plan(made, input_bytes, forecast(input_bytes, runs))
+
+
+def known(steps: Table) -> History:
+    """What runs have taught, by the table of steps as it is now."""
+    return history.read(files_of(steps.path, steps.spark), steps.path)
 
 
 class Tuner:
@@ -321,13 +326,13 @@ class Tuner:
 
     @cached_property
     def history(self) -> History:
-        return history.read(files_of(self.steps.path, self.spark), self.steps.path)
+        return known(self.steps)
 
     def plan(self, step: str, dataset: str, reads: Reads) -> Plan:
         key, machine = step_key(step, dataset), self.machine
         relations = [one if isinstance(one, Relation) else relation(one, machine, reads.joined) for one in reads.tables]
-        known = self.history.steps.get(key, ()), self.history.frozen.get(key, {})
-        return plan(machine, relations, reads.bytes, *known).without({*reads.settings, *self.by_hand})
+        runs, frozen = self.history.steps.get(key, ()), self.history.frozen.get(key, {})
+        return plan(machine, relations, reads.bytes, runs, frozen).without({*reads.settings, *self.by_hand})
 
     def metadata(self, job: str, steps: Sequence[Step]) -> dict[str, Any]:
         """What the commit of a run's steps is to carry: history with them."""
