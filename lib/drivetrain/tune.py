@@ -318,7 +318,10 @@ class Tuner:
 
     def __init__(self, spark: SparkSession, steps: Table) -> None:
         self.spark, self.steps, self.began = spark, steps, time.perf_counter()
-        self.by_hand = str(spark.sparkContext.getConf().get(BY_HAND, "")).split(",")
+
+    @cached_property
+    def by_hand(self) -> list[str]:
+        return str(self.spark.sparkContext.getConf().get(BY_HAND, "")).split(",")
 
     @cached_property
     def machine(self) -> Machine:
