@@ -30,6 +30,16 @@ def test_the_latest_runs_that_ended_well_are_kept() -> None:
     assert len(made.steps["silver orders"]) == 1
 
 
+def test_what_a_number_of_partitions_cost_is_kept_while_others_run() -> None:
+    """Of each the latest three, and 24 in all."""
+    other = [replace(RUN, partitions=4, cpu_seconds=float(i)) for i in range(5)]
+    runs = history.kept([*other, *[RUN] * 20])
+    assert [run.cpu_seconds for run in runs if run.partitions == 4] == [2.0, 3.0, 4.0] and len(runs) == 11
+    assert runs == history.kept(runs), "kept again it is the same"
+    each = history.kept([replace(RUN, partitions=i) for i in range(1, 99)])
+    assert [run.partitions for run in each] == list(range(75, 99))
+
+
 def test_a_run_that_was_short_of_memory_teaches_only_that() -> None:
     """Even one that failed: else the next would be tried as it was."""
     known = History().with_run("batch", [step()], 9.0)

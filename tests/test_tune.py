@@ -138,10 +138,21 @@ def test_what_did_worse_is_taken_back() -> None:
     assert usual.value == "8"
     with_8, with_4 = replace(RUN, cpu_seconds=13.0), replace(RUN, partitions=4)
     back = tune.shuffle_partitions(LAPTOP, 100 * MB, [with_4, with_8])
-    assert back.value == "4" and "1.3 times the CPU" in back.because and "8" in back.alternatives
+    assert (back.value, back.confidence) == ("4", "learned") and "over 1.2 times another's" in back.because
+    assert "8" in back.alternatives
     assert tune.shuffle_partitions(LAPTOP, 100 * MB, [with_4, replace(with_8, cpu_seconds=11.0)]).value == "8"
-    elsewhere = replace(with_4, input_bytes=10 * MB, cpu_seconds=0.1)
-    assert tune.taken_back(8, 100 * MB, [elsewhere, with_8]) is None
+    elsewhere = replace(with_4, input_bytes=10 * MB, shuffle_bytes=20 * MB, cpu_seconds=0.1)
+    assert tune.shuffle_partitions(LAPTOP, 100 * MB, [elsewhere, with_8]).value == "8"
+
+
+def test_a_try_says_so_and_what_it_may_cost() -> None:
+    """Never with more in a partition than the rule allows."""
+    runs = [replace(RUN, shuffle_bytes=60 * MB)] * 3
+    made = tune.shuffle_partitions(LAPTOP, 100 * MB, runs)
+    assert (made.value, made.confidence) == ("8", "try") and made.because.startswith("a try: it may take 1.0")
+    assert "of the CPU of 4" in made.because and "4" in made.alternatives
+    full = [replace(RUN, shuffle_bytes=120 * MB, partitions=4)] * 3
+    assert int(tune.shuffle_partitions(LAPTOP, 100 * MB, full).value) >= 4
 
 
 def ran(runs: list[Run], shuffled: int, **changes: Any) -> list[Run]:

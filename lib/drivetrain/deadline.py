@@ -12,7 +12,7 @@ from typing import Final
 from drivetrain.capacity import Choice, Scaling, choose, next_input
 from drivetrain.decision import Decision
 from drivetrain.errors import DrivetrainError, Problem
-from drivetrain.history import History, Run, Took
+from drivetrain.history import KEPT_RUNS, History, Run, Took
 
 DYNAMIC: Final = "spark.dynamicAllocation.enabled"
 MOST: Final = "spark.dynamicAllocation.maxExecutors"
@@ -83,7 +83,7 @@ def executors(
 def memory(steps: Mapping[str, Sequence[Run]], settings: Mapping[str, str]) -> list[Decision]:
     """An executor's heap, where the largest task's peak needs more than conf's, or a step spilled or was short with
     it. Never less: that what holds broadcasts, caches and Python's batches is free cannot be told from tasks."""
-    runs = [run for latest in steps.values() for run in latest]
+    runs = [run for known in steps.values() for run in known[-KEPT_RUNS:]]
     told, cores = size_of(settings.get(MEMORY, SPARKS_OWN[MEMORY])), bounds(settings).each
     peak = max((run.peak_memory_bytes for run in runs), default=0)
     need, why = SPARE * peak * cores / SPARKS_SHARE + RESERVED, f"{cores} tasks of at most {peak / MB:,.0f} MB each"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Decision:
     """One setting: what it is and would have been, why, what else was weighed, and what it rests on: ``rule`` (sizes
-    and cores), ``learned`` (earlier runs), ``conservative`` (these were no guide) or ``frozen`` (a person fixed it)."""
+    and cores), ``learned`` (earlier runs), ``try`` (to learn more), ``conservative`` (these were no guide) or
+    ``frozen`` (a person fixed it)."""
 
     setting: str
     value: str

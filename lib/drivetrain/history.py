@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from typing import Any, Final, TypeVar
@@ -15,6 +16,8 @@ from drivetrain.ops import Step
 
 KEY: Final = "learned"  # in a commit's metadata
 KEPT_RUNS: Final = 8
+KEPT_ALIKE: Final = 3  # for each number of partitions, beside these
+KEPT_MOST: Final = 24
 KEPT_JOBS: Final = 16
 SURPRISE: Final = 4.0  # measured / forecast
 NOTABLE: Final = 8 << 20  # below that many bytes shuffled nothing is a surprise
@@ -73,10 +76,9 @@ class History:
             run = observed(step)
             if run:
                 made.setdefault(step_key(step.step, step.dataset), []).append(run)
-        kept = {key: runs[-KEPT_RUNS:] for key, runs in made.items()}
         took = took_of(steps, seconds)
         jobs = {**self.jobs, job: [*self.jobs.get(job, ()), took][-KEPT_JOBS:]} if took else self.jobs
-        return History(kept, jobs, self.frozen)
+        return History({key: kept(runs) for key, runs in made.items()}, jobs, self.frozen)
 
     def frozen_as(self, key: str, settings: Mapping[str, str]) -> History:
         """With a step's settings fixed."""
@@ -100,6 +102,17 @@ def observed(step: Step) -> Run | None:
         step.expected_bytes, step.shuffle_write_bytes, step.spill_bytes, round(step.cpu_seconds, 3), step.partitions,
         step.expected_shuffle_bytes, step.forecast_runs, step.peak_memory_bytes, step.short_of_memory,
     )  # fmt: skip
+
+
+def kept(runs: Sequence[Run]) -> list[Run]:
+    """The latest, and of each number of partitions the latest that there are: what a number costs is not forgotten
+    while others run."""
+    number, found = Counter[int](), list[Run]()
+    for back, run in enumerate(reversed(runs)):
+        number[run.partitions] += 1
+        if back < KEPT_RUNS or number[run.partitions] <= KEPT_ALIKE:
+            found.append(run)
+    return found[:KEPT_MOST][::-1]
 
 
 def took_of(steps: Sequence[Step], seconds: float) -> Took | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,9 +19,9 @@ from typing import Any, Final, TypeVar
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-from drivetrain import history
+from drivetrain import explore, history
 from drivetrain.decision import Decision
-from drivetrain.history import SURPRISE, History, Run, step_key
+from drivetrain.history import KEPT_RUNS, SURPRISE, History, Run, step_key
 from drivetrain.launch import BY_HAND
 from drivetrain.ops import Step
 from drivetrain.session import FAILURES, causes, files_of
@@ -55,7 +54,6 @@ TEXT: Final = 5.0  # the same, of other text, whose length no type tells
 ROW_OVERHEAD: Final = 64  # bytes of a hashed row beside its values
 ROW_HEADER: Final = 8  # Spark's estimate of a row beside its columns
 NARROWEST: Final = 8  # bytes of the columns that a query may be left with
-WORSE: Final = 1.2
 OUT_OF_MEMORY: Final = ("OutOfMemory", "Not enough memory to build and broadcast", "UNABLE_TO_ACQUIRE_MEMORY")
 
 
@@ -115,7 +113,7 @@ class Forecast:
 def forecast(input_bytes: int, runs: Sequence[Run]) -> Forecast:
     """From the ratio of shuffled to read bytes: the largest of the runs at most 10 times larger or smaller, else the
     prior's, or history's where that is more: no run tells of such a size."""
-    whole = [run for run in runs if run.input_bytes and not run.short]
+    whole = [run for run in runs[-KEPT_RUNS:] if run.input_bytes and not run.short]
     ratios = [run.shuffle_bytes / run.input_bytes for run in whole]
     near = [run.shuffle_bytes / run.input_bytes for run in whole if _alike(run.input_bytes, input_bytes)]
     ratio = max(near) if near else max([PRIOR, *ratios])
@@ -164,20 +162,30 @@ def _fixed(setting: str, value: str, because: str, confidence: str) -> Decision:
 
 def shuffle_partitions(machine: Machine, input_bytes: int, runs: Sequence[Run]) -> Decision:
     """Of small volumes one partition for each MB, of others twice the cores, of large ones what keeps a partition
-    below 32 MB; half of that where such a run spilled; and a number that did better in earlier runs before all."""
+    below 32 MB; half of that where such a run spilled. From there on what earlier runs showed to be better, or worth a
+    try."""
     told = forecast(input_bytes, runs)
-    spilled = any(run.spill_bytes and _alike(run.input_bytes, input_bytes) for run in runs)
-    number = partitions(told.bytes, machine.cores, FULL // 2 if spilled else FULL)
+    spilled = any(run.spill_bytes and _alike(run.input_bytes, input_bytes) for run in runs[-KEPT_RUNS:])
+    full = FULL // 2 if spilled else FULL
+    rule = partitions(told.bytes, machine.cores, full)
+    around = {max(1, round(rule * 2.0**step)) for step in explore.STEPS}
+    choice = explore.choose(rule, [n for n in around if told.bytes <= n * full], input_bytes, runs)
     why = f"{told.bytes / MB:,.1f} MB to shuffle on {machine.cores} cores"
     why += f", by {told.runs} run{'s' if told.runs != 1 else ''}" if told.runs else ", by a rule: no such run yet"
     why += "; smaller ones, as it spilled before" if spilled else ""
-    better = taken_back(number, input_bytes, runs)
-    alternatives = [str(n) for n in sorted({machine.cores, 2 * machine.cores, 200, *([number] if better else [])})]
-    if better:
-        why = f"with {number} it took {better.ratio:.1f} times the CPU of its runs with {better.partitions}"
-        number = better.partitions
-    kept = tuple(text for text in alternatives if text != str(number))
-    return Decision(SHUFFLE, str(number), why, SPARKS_OWN[SHUFFLE], kept, "learned" if told.runs else "rule")
+    rests_on = "learned" if told.runs else "rule"
+    if choice.why:
+        why, rests_on = told_of(choice, rule), "try" if choice.why == "try" else "learned"
+    kept = sorted({machine.cores, 2 * machine.cores, 200, rule} - {choice.number})
+    return Decision(SHUFFLE, str(choice.number), why, SPARKS_OWN[SHUFFLE], tuple(map(str, kept)), rests_on)
+
+
+def told_of(choice: explore.Choice, rule: int) -> str:
+    ratio = f"{choice.ratio:.2f} ({choice.low:.2f} to {choice.high:.2f}) of the CPU of {rule}"
+    if choice.why == "try":
+        return f"a try: it may take {ratio}"
+    because = f", whose last run took over {explore.AT_WORST:g} times another's" if choice.why == "worse" else ""
+    return f"by runs it takes {ratio}{because}"
 
 
 def partitions(volume: int, cores: int, full: int = FULL) -> int:
@@ -185,28 +193,6 @@ def partitions(volume: int, cores: int, full: int = FULL) -> int:
     if volume > full * 2 * cores:
         return min(math.ceil(volume / full / cores) * cores, MOST_PARTITIONS)
     return max(1, min(2 * cores, math.ceil(volume / LEAST)))
-
-
-@dataclass(frozen=True)
-class Better:
-    """A number of partitions that earlier runs did better with, and how much more CPU the other took."""
-
-    partitions: int
-    ratio: float
-
-
-def taken_back(number: int, input_bytes: int, runs: Sequence[Run]) -> Better | None:
-    """What is known to be better than ``number``: only numbers that ran, on inputs of about this size."""
-    costs: dict[int, list[float]] = {}
-    for run in runs:
-        if run.input_bytes and not run.short and input_bytes / 2 <= run.input_bytes <= input_bytes * 2:
-            costs.setdefault(run.partitions, []).append(run.cpu_seconds / run.input_bytes)
-    if number not in costs:
-        return None
-    median = {tried: statistics.median(found) for tried, found in costs.items()}
-    best = min(median, key=lambda tried: (median[tried], tried))
-    ratio = median[number] / median[best] if median[best] else 1.0
-    return Better(best, ratio) if best != number and ratio > WORSE else None
 
 
 def snapshot_partitions(relations: Sequence[Relation]) -> Decision:
