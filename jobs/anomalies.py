@@ -161,15 +161,14 @@ def review(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespac
     from drivetrain.anomaly import review as reviewing
 
     dataset, command = datasets[0], f"{pipeline.conf.command('anomalies')} review {datasets[0].name}"
-    if not pipeline.table("ops", "anomalies").exists():
+    if not reviewing.any_flagged(pipeline):
         print(f"{dataset.name}: no row has been flagged yet; ops.verdicts has what was judged")
-        return
-    columns = ("id", "model", "score", "removed", "reason", "file", "line")
-    waiting = reviewing.examples(pipeline, dataset, SHOWN)
-    job.table(columns, waiting)
-    if waiting:
+    if waiting := reviewing.examples(pipeline, dataset, SHOWN):
+        job.table(("id", "model", "score", "removed", "reason", "file", "line"), waiting)
         print(f"Say of each: {command} --release ids, or a condition, of what is none; --confirm of what is one")
     weeks = reviewing.weeks(pipeline, dataset)
+    if not weeks:
+        return
     columns = ("model", "week of", "flagged", "confirmed", "released", "missed", "precision", "recall")
     counts = [(w.version, w.week, w.flagged, w.confirmed, w.released, w.missed) for w in weeks]
     shares = [(_percent(w.precision), _percent(w.recall)) for w in weeks]

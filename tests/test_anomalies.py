@@ -438,6 +438,12 @@ def test_scores_are_a_rows_own(spark: Any, tmp_path: Path, monkeypatch: pytest.M
     card = json.loads(twin.rows("models", "card", where="version = 1 AND card IS NOT NULL")[0][0])
     assert again.version == 2 and again.comparison and again.card["silver_version"] == card["silver_version"] + 2
     assert points.limit(0).select(score(*names)).collect() == []
+    # Nor on whether they come as a table or as a stream, whose scorer anybody may write.
+    streamed = spark.readStream.format("delta").load(f"{tmp_path}/warehouse/silver/points")
+    columns = [value.alias(name) for name, value in features(dataset).items()]
+    writer = streamed.select("id", *columns).select("id", score(*names).alias("score")).writeStream.format("memory")
+    writer.queryName("scored").trigger(availableNow=True).start().awaitTermination()
+    assert dict(map(tuple, spark.table("scored").where("id <> 'odd3'").collect())) == found[0]
     # Nor does the sample of the reference depend on how the table is partitioned.
     silver = one.frame("silver/points")
     once, again_ = (reference.sample(silver.repartition(parts), dataset, most=100) for parts in (1, 9))
@@ -468,6 +474,12 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
     assert "points: model 2 of 300 rows" in do("fit")
     promoted = do("promote", "points", "2", "--stage", "enforce", "--why", "because")
     assert "model 2 is promoted, now in enforce" in promoted
+    # What people have named counts also where no row was flagged yet.
+    twin, dataset = one.copy(tmp_path / "twin"), one.conf("points")
+    count = review.missed(twin.pipeline(), dataset, "abs(x) < 0.3 AND abs(y) < 0.3")
+    (week,) = review.weeks(pipeline := twin.pipeline(), dataset)
+    recall = review.proposal(pipeline, dataset, 2).now.recall
+    assert 0 < count == week.missed == recall.whole and recall.part == 0 and not review.examples(pipeline, dataset, 9)
     told = do("fit", "points")
     assert "model 3 of 300 rows" in told and "it flags" in told and "model 2 flags" in told
     assert "because" in do("list") and "flags 12 of 300 rows" in do("score", "points", "--version", "2")

@@ -41,6 +41,14 @@ def test_defaults(tmp_path: Path) -> None:
     assert (found.trees, found.sample, found.kind, found.days, found.loads) == (100, 256, "standard", None, None)
 
 
+def test_a_limit_below_the_share_would_remove_nothing(tmp_path: Path) -> None:
+    found = wrong(tmp_path, {"features": ["qty"], "share": 0.02, "limit": {"overall": 0.01, "group": 0.019}})
+    assert [line.split(":")[0] for line in found] == ["bad-value"] * 2
+    assert "limit overall 0.01 is below the share 0.02" in found[0] and "better 0.04" in found[0]
+    usual = wrong(tmp_path, {"features": ["qty"], "limit": {"overall": 0.0005}})
+    assert "below the share 0.001" in usual[0]
+
+
 def test_everything_said(tmp_path: Path) -> None:
     found = read(tmp_path, {
         "features": ["price", "sold", {"name": "hour", "sql": "at", "kind": "timestamp", "part": "hour"},

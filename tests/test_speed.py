@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from test_unified import event
 from tiny import KEY, WHOLE, Tiny
 
 from drivetrain import conf as reader
+from drivetrain import requeue
+from drivetrain.anomaly import fit, review
 from drivetrain.appender import Figures
 from drivetrain.pipeline import Outcome
 from drivetrain.progress import Progress
@@ -117,6 +120,14 @@ def named(plant: Plant, topic: str, **stream: Any) -> None:
     path.write_text(json.dumps(contract))
 
 
+def declared(plant: Plant, **more: Any) -> None:
+    """With these customProperties too."""
+    path = plant.tiny.home / "conf/datasets/events.yaml"
+    contract = json.loads(path.read_text())
+    contract["customProperties"] += [{"property": name, "value": value} for name, value in more.items()]
+    path.write_text(json.dumps(contract))
+
+
 @pytest.fixture
 def topic(spark: Any, tmp_path: Path, broker: Any, request: pytest.FixtureRequest) -> Iterator[tuple[Plant, str]]:
     name = f"events-{time.time_ns()}"
@@ -150,6 +161,34 @@ def test_a_topic_streams(topic: tuple[Plant, str], broker: Any) -> None:
         assert ("e", 6, 1) in plant.rows()
     assert not running.outcome.problems
     assert plant.total() == [(0, 3, 18), (1, 1, 7), (2, 1, 5)]
+    plant.tiny.nothing_is_lost("events")
+
+
+@pytest.mark.cluster
+def test_a_topics_anomalies_are_removed_as_they_come(topic: tuple[Plant, str], broker: Any) -> None:
+    """By the model that acts; released they enter once, though the stream runs."""
+    plant, name = topic
+    declared(plant, anomaly={"features": ["n"], "share": 0.02})
+    made = random.Random(1)
+    broker.send(name, sent(*[event(f"k{n}", int(made.gauss(0, 100))) for n in range(200)]))
+    assert not plant.once().problems
+    pipeline = plant.tiny.pipeline()
+    dataset = pipeline.conf.datasets["events"]
+    version = fit.fit(pipeline, dataset, "a test").version
+    pipeline.judges.registry.promote("events", version, "enforce", "test", "")
+    with Running(plant.speed()) as running:
+        broker.send(name, sent(event("odd", 5000), event("k0", 3, 2)))
+        running.until(2)
+        assert ("odd", 5000, 1) not in plant.rows() and ("k0", 3, 2) in plant.rows()
+        assert plant.tiny.quarantined("events", "rule", "_line") == [("anomaly", 200)]
+        assert plant.tiny.run().problems == [], "a batch takes the load with its verdict"
+        pipeline = plant.tiny.pipeline()
+        assert review.label(pipeline, dataset, "removed", "released") == 1
+        requeue.requeue(pipeline)
+        broker.send(name, sent(event("e", 6)))
+        running.until(3)
+        assert {("odd", 5000, 1), ("e", 6, 1)} < set(plant.rows())
+    assert not running.outcome.problems and plant.tiny.rows("ops/anomalies", "removed", "version") == [(True, version)]
     plant.tiny.nothing_is_lost("events")
 
 

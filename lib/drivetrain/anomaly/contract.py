@@ -14,6 +14,7 @@ from drivetrain.findings import Findings, Model, Path_, check_name, nearest, rep
 Kind = Literal["number", "category", "date", "timestamp"]
 Part = Literal["value", "hour", "weekday", "hour_of_week"]
 KINDS: Final[dict[str, Kind]] = {"string": "category", "date": "date", "timestamp": "timestamp"}
+SHARE: Final = 0.001
 LIMIT: Final = 0.01  # of all rows: a share above which it is the data that changed
 GROUPS: Final = 5  # how many times as much of one group may be removed
 
@@ -72,7 +73,7 @@ def read_anomaly(
         _sources(extra.where, (*at, "where"), "where", known, found)
     _check_group(extra.group, (*at, "group"), known, found)
     _check_one(extra, at, known.get(event_time or ""), found)
-    share = extra.share or extra.false_alarm_rate or 0.001
+    share = extra.share or extra.false_alarm_rate or SHARE
     overall = extra.limit.overall or max(LIMIT, 2 * share)
     return Anomaly(
         features=tuple(features), days=extra.reference.days, loads=extra.reference.loads, where=extra.where,
@@ -126,11 +127,14 @@ def _check_group(group: str | None, at: Path_, known: dict[str, Column], found: 
 def _check_one(extra: AnomalyExtras, at: Path_, event: Column | None, found: Findings) -> None:
     if extra.share is not None and extra.false_alarm_rate is not None:
         found.add("bad-value", (*at, "share"), "share and falseAlarmRate are two thresholds", "keep one")
+    share = extra.share or extra.false_alarm_rate or SHARE
+    for name, limit in (("overall", extra.limit.overall), ("group", extra.limit.group)):
+        if limit is not None and limit < share:
+            what = f"limit {name} {limit:g} is below the share {share:g}: of usual loads nothing would ever be removed"
+            found.add("bad-value", (*at, "limit", name), what, f"write {share:g} or more, better {2 * share:g}")
     days, loads = extra.reference.days, extra.reference.loads
     if days is not None and loads is not None:
         found.add("bad-value", (*at, "reference"), "days and loads are two windows", "keep one")
     if days is not None and (event is None or not event.type.startswith(("date", "timestamp"))):
         what = "a reference of days needs an eventTime that is a date or a timestamp"
         found.add("event-time", (*at, "reference", "days"), what, "add {property: eventTime, value: …}, or use loads")
-
-

@@ -121,9 +121,7 @@ def tried(pipeline: Pipeline, dataset: Dataset, truth: str) -> Choice:
     sample = sampled(rows, dataset)
     odd, usual = carefully(found)
     encoded = encoder(sample, anomaly)
-    reference, scored = (
-        np.column_stack(encoded.columns(one)) for one in (sample, pa.concat_tables([odd, usual]))
-    )
+    reference, scored = (np.column_stack(encoded.columns(one)) for one in (sample, pa.concat_tables([odd, usual])))
     labels = np.arange(len(scored)) < odd.num_rows
     return choose(
         reference, scored, labels, trees=anomaly.trees, size=anomaly.sample, seeds=range(SEEDS), code=kernel()

@@ -61,6 +61,10 @@ def _share(part: int, rest: int) -> float | None:
     return part / (part + rest) if part + rest else None
 
 
+def any_flagged(pipeline: Pipeline) -> bool:
+    return pipeline.table("ops", "anomalies").exists()
+
+
 def entries(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
     """Each anomaly of the loads that silver has, with its newest label, null where nobody has said anything; without
     rows that came before, and are nowhere. Who releases one as rows with other reasons are released has said it too.
@@ -69,7 +73,7 @@ def entries(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
         DrivetrainError: no model has flagged a row yet.
     """
     table = pipeline.table("ops", "anomalies")
-    if not table.exists():
+    if not any_flagged(pipeline):
         fix = f"{pipeline.conf.command('anomalies')} list shows the models; in shadow they only count"
         raise DrivetrainError(Problem("anomalies", dataset.name, "no row has been flagged yet", fix))
     done = pipeline.table("silver", dataset.name).last_txn(dataset.name)
@@ -170,16 +174,15 @@ def _move(pipeline: Pipeline, chosen: DataFrame, said: Label) -> None:
     held = pipeline.quarantine.read().where("state IN ('open', 'confirmed', 'released')")
     rows = held.join(F.broadcast(ids), "quarantine_id", "left_semi").withColumn("state", F.lit(said))
     txn = Txn(f"review:{pipeline.outcome.run}:{said}", 1)
-    pipeline.quarantine.merge(
-        rows.select(*quarantine.COLUMNS), ["quarantine_id"], txn, {"run": pipeline.outcome.run}
-    )
+    pipeline.quarantine.merge(rows.select(*quarantine.COLUMNS), ["quarantine_id"], txn, {"run": pipeline.outcome.run})
 
 
 def weeks(pipeline: Pipeline, dataset: Dataset) -> list[Week]:
     """By version and week of the verdict, of missed rows of the label; oldest first."""
     counts = [F.count(F.lit(1)), F.count_if(F.col("label") == "confirmed"), F.count_if(F.col("label") == "released")]
     week = F.date_format(F.expr(WEEK), "yyyy-MM-dd").alias("week")
-    rows = entries(pipeline, dataset).groupBy("version", week).agg(*counts).collect()
+    flagged = any_flagged(pipeline)
+    rows = entries(pipeline, dataset).groupBy("version", week).agg(*counts).collect() if flagged else []
     found = {tuple(row)[:2]: Week(*row) for row in rows}
     for version, when, count in _missed(pipeline, dataset).groupBy("version", week).count().collect():
         found[version, when] = replace(found.get((version, when), Week(version, when)), missed=count)
@@ -198,17 +201,24 @@ def _missed(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
 def proposal(pipeline: Pipeline, dataset: Dataset, version: int) -> Proposal:
     """Whether another threshold would do better on what people have labelled of a version's anomalies, and of what it
     missed."""
-    said = entries(pipeline, dataset).where((F.col("version") == version) & F.col("label").isNotNull())
-    rows = said.select("score", "label", "threshold").orderBy(F.desc("at")).limit(MOST_LABELS).collect()
+    mine = (F.col("version") == version) & F.col("label").isNotNull()
+    flagged = any_flagged(pipeline)
+    said = entries(pipeline, dataset).where(mine).orderBy(F.desc("at")).limit(MOST_LABELS) if flagged else None
+    rows = said.select("score", "label", "threshold").collect() if said else []
     unseen = _missed(pipeline, dataset).where(F.col("version") == version).orderBy(F.desc("at")).limit(MOST_LABELS)
     below = [row["score"] for row in unseen.select("score").collect()]
     scores = np.array([*(row["score"] for row in rows), *below], np.float64)
     confirmed = np.array([*(row["label"] == "confirmed" for row in rows), *[True] * len(below)], np.bool_)
-    return propose(scores, confirmed, max((row["threshold"] for row in rows), default=0.0), WANTED)
+    threshold = max((row["threshold"] for row in rows), default=0.0)
+    if below and not rows:
+        threshold = pipeline.judges.fitted(dataset, version).threshold
+    return propose(scores, confirmed, threshold, WANTED)
 
 
 def examples(pipeline: Pipeline, dataset: Dataset, most: int) -> Sequence[tuple[object, ...]]:
-    """Those that nobody has judged, the strangest first."""
+    """Those that nobody has judged, the strangest first; none where no row was flagged yet."""
+    if not any_flagged(pipeline):
+        return []
     waiting = entries(pipeline, dataset).where("label IS NULL").orderBy(F.desc("score"), "anomaly_id").limit(most)
     columns = ("anomaly_id", "version", F.round("score", 4), "removed", "reason", "_file", "_line")
     return [tuple(row) for row in waiting.select(*columns).collect()]
