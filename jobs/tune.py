@@ -23,7 +23,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = job.parser(__doc__)
     do = parser.add_subparsers(dest="do", required=True, metavar="WHAT")
     explain = do.add_parser("explain", help="each step's last settings, why, and what came of them")
-    explain.add_argument("job", nargs="?", help="etl or batch (default: whichever ran the step last)")
+    explain.add_argument("job", nargs="?", help="etl, batch (default: whichever ran the step last), or speed")
     what_if = do.add_parser("what-if", help="the partitions that the steps would have with another input, or executors")
     what_if.add_argument("--input-bytes", type=positive, required=True, help="stored bytes of new records, or a step's")
     of = what_if.add_mutually_exclusive_group()
@@ -65,6 +65,9 @@ def run(given: argparse.Namespace, conf: Conf) -> int:
 
 
 def explain(given: argparse.Namespace, conf: Conf, steps: Table) -> None:
+    if given.job == "speed":
+        explain_streams(conf, steps)
+        return
     rows = tuned(conf, steps, given.job)
     columns, keys = (
         ("step", "setting", "value", "Spark's own", "rests on", "because"),
@@ -82,6 +85,22 @@ def explain(given: argparse.Namespace, conf: Conf, steps: Table) -> None:
          *[f"{row[name] or 0:.2f}" for name in ("gc_seconds", "seconds")], row["tasks"], f"{row['slowest'] or 0:.1f}")
         for row in rows
     ])  # fmt: skip
+
+
+def explain_streams(conf: Conf, steps: Table) -> None:
+    """What each topic's stream would begin with now; a running one keeps what it has said at its start."""
+    from drivetrain import pace
+    from drivetrain.sink import Table
+
+    streams = [(one.name, one.stream, one.kafka) for one in conf.datasets.values() if one.stream and one.kafka]
+    if not streams:
+        raise DrivetrainError(Problem("no-stream", "conf", "no dataset reads a topic", "see docs/contracts.md"))
+    table = Table(steps.spark, f"{conf.settings.warehouse}/ops/speed")
+    made = [(name, pace.bound(stream, topic.max_messages, pace.known(table, name))) for name, stream, topic in streams]
+    columns = ("stream", "setting", "value", "Spark's own", "rests on", "because")
+    rows = [(name, one.setting, one.value, one.default, one.confidence, one.because) for name, one in made]
+    job.table(columns, rows)
+    print("Streams keep no state in Spark: their partitions may change with each start")
 
 
 def what_if(given: argparse.Namespace, conf: Conf, steps: Table) -> None:
@@ -121,7 +140,7 @@ def in_time(given: argparse.Namespace, conf: Conf, steps: Table, history: Histor
     allowed = deadline.bounds(settings) if on_yarn else here
     scaling, limit = Scaling(took), given.deadline * 60
     chosen = choose(scaling, given.input_bytes, limit, allowed.each, allowed.numbers)
-    shown = sorted({*allowed.numbers[:8], *allowed.numbers[8:: max(1, len(allowed.numbers) // 8)], chosen.executors})
+    shown = sorted({*allowed.numbers[:8], *allowed.numbers[8 :: max(1, len(allowed.numbers) // 8)], chosen.executors})
     rows = []
     for executors in shown:
         cores = executors * allowed.each

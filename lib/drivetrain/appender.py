@@ -45,6 +45,7 @@ class Figures:
     late: int = 0
     commits: int = 0
     batch_seconds: float = 0.0
+    busy_seconds: float = 0.0
     input_rows_per_second: float = 0.0
     processed_rows_per_second: float = 0.0
     lag_offsets: int | None = None

@@ -150,7 +150,8 @@ class Stream:
     """How a dataset is taken as it comes. An event is late which is older than the newest before its micro-batch by
     more than ``delay_seconds``, and wrong where it lies more than ``ahead_seconds`` after its arrival (None: neither).
     What has come is merged into silver after ``merge_seconds`` or ``merge_rows``, whichever is first. ``output`` is the
-    topic of the same brokers to which good records go within milliseconds."""
+    topic of the same brokers to which good records go within milliseconds. A message of a topic is to be in the log
+    after ``latency_seconds``."""
 
     trigger_seconds: float
     delay_seconds: float | None
@@ -158,6 +159,7 @@ class Stream:
     merge_seconds: float
     merge_rows: int
     output: str | None
+    latency_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,9 @@ class Lost:
 # --- Records ---
 
 
-def read(spark: SparkSession, dataset: Dataset, start: Mapping[int, int]) -> DataFrame:
-    """A stream of the topic's records from those offsets on; ``start`` names every partition that there is, and those
-    that come later are read from their beginning.
+def read(spark: SparkSession, dataset: Dataset, start: Mapping[int, int], most: int | None = None) -> DataFrame:
+    """A stream of the topic's records from those offsets on, at most so many in a micro-batch (default: as the contract
+    has it); ``start`` names every partition that there is, and those that come later are read from their beginning.
 
     Columns: raw string ('' where a message has no value), raw_bytes binary (null where raw says it all), _file (the
     topic), _block (the partition), _line (the offset), _layout, _key string (null where there is none) and _sent
@@ -77,7 +77,7 @@ def read(spark: SparkSession, dataset: Dataset, start: Mapping[int, int]) -> Dat
     they could be read; `lost` tells which.
     """
     kafka = _of(dataset)
-    bounds = {"startingOffsets": _offsets(kafka, start), "maxOffsetsPerTrigger": str(kafka.max_messages)}
+    bounds = {"startingOffsets": _offsets(kafka, start), "maxOffsetsPerTrigger": str(most or kafka.max_messages)}
     stream = spark.readStream.format("kafka").options(**_options(kafka), **bounds)
     return _records(stream.option("subscribe", kafka.topic).load())
 

@@ -107,6 +107,7 @@ class SpeedRow:
     lag_seconds: float | None
     watermark: datetime | None
     at: datetime
+    busy_seconds: float
 
     @property
     def adds_up(self) -> bool:

@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from drivetrain import job, kafka, landing, logend, ops, silver
+from drivetrain import job, kafka, landing, logend, ops, pace, silver
 from drivetrain.appender import Appender, Batch, Figures, Resume
 from drivetrain.contracts import Conf, Dataset
 from drivetrain.errors import DrivetrainError, Problem
@@ -34,7 +34,7 @@ TICK: Final = 0.2
 PATIENCE: Final = 600.0  # seconds in which a batch job may end that holds the lock at the end
 SILENCE: Final = 60.0  # seconds; Spark tells of an idle stream every 10
 FINAL: Final = frozenset({"lost", "taken-over", "cores"})  # what time does not mend
-COUNTED: Final = ("batches", "commits", "rows_in", "good", "quarantined", "late")
+COUNTED: Final = ("batches", "commits", "rows_in", "good", "quarantined", "late", "busy_seconds")
 
 
 def place(conf: Conf, dataset: Dataset) -> str:
@@ -91,6 +91,7 @@ class Source:
         self.appender.append(batch)
         self.batches += 1
         self.figures.batch_seconds = time.monotonic() - began
+        self.figures.busy_seconds += self.figures.batch_seconds
         self.figures.failure = None
 
 
@@ -172,11 +173,23 @@ class Topic(Source):
         milliseconds = f"{self.dataset.stream.trigger_seconds * 1000:.0f} milliseconds"
         trigger: dict[str, Any] = {"availableNow": True} if self.once else {"processingTime": milliseconds}
         # Judged here, and not in each micro-batch: then Spark plans and compiles it once.
-        judged = self.appender.judged(kafka.read(spark, self.dataset, start), layouts)
+        judged = self.appender.judged(kafka.read(spark, self.dataset, start, self.most()), layouts)
         writer = judged.writeStream.foreachBatch(take)
         # Spark cannot make a path of hdfs:///x, which has no host.
         writer = writer.option("checkpointLocation", plain(folder) if ":///" in folder else folder)
         return writer.queryName(self.dataset.name).trigger(**trigger).start()
+
+    def most(self) -> int:
+        """Messages of a micro-batch at most; where nobody waits for them, as many as the contract allows."""
+        stream, topic = self.dataset.stream, self.dataset.kafka
+        assert stream
+        assert topic
+        if self.once or stream.latency_seconds is None:
+            return topic.max_messages
+        brought = pace.known(self.pipeline.table("ops", "speed"), self.dataset.name)
+        made = pace.bound(stream, topic.max_messages, brought)
+        self.pipeline.progress.say(f"{self.dataset.name}: at most {int(made.value):,} messages at once: {made.because}")
+        return int(made.value)
 
     def follow(self, query: StreamingQuery) -> None:
         """Until it ends, or is told to."""
