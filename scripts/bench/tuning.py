@@ -6,6 +6,8 @@ Wall time, ours / default; with _cpu_ the same of the JVM's CPU seconds, which a
   tpch_vs_default          the queries of TPC-H (scale factor 1) that shuffle most, the sum of their medians
   worst_query_vs_default   of these the one that is worst
   vs_grid_oracle           their sum, ours / the best of a grid of shuffle partitions for each, by repeats held out
+  regret_10, regret_25     CPU after so many runs that learn, on that grid / the best of it for each query, less 1: each
+                           run takes one repeat, and is judged by the others; worst_vs_default is the worst single run
 Ours begins with the rule and learns from round to round, as a job does from run to run.
 """
 
@@ -13,10 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import random
 import shutil
 import statistics
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,10 +30,10 @@ from _shared import ROOT, median_ratio, pipeline, say, session, timed
 from batch import bench_conf, land, make
 from pyspark.sql import SparkSession
 
-from drivetrain import job, ops, tune
+from drivetrain import explore, job, ops, tune
 from drivetrain.conf import load
 from drivetrain.contracts import Conf
-from drivetrain.history import History, step_key
+from drivetrain.history import History, Run, kept, step_key
 from drivetrain.sink import Table, session_confs
 
 LINES: Final = {"small": 90_000, "medium": 900_000, "large": 9_000_000}  # of about 10 MB, 100 MB and 1 GB
@@ -66,10 +70,12 @@ def main() -> None:
         if {"tpch", "grid"} & set(parts):
             tables = _tpch.make(spark, work / "tpch", 0.1 if given.quick else 1)
             rounds = given.rounds or (1 if given.quick else 5)
-            seconds = queries(spark, tables, rounds)
+            seconds, history = queries(spark, tables, rounds)
             ratios |= against_default(seconds)
             if "grid" in parts:
-                ratios["vs_grid_oracle"] = against_grid(spark, seconds, rounds)
+                costs = grid(spark, rounds)
+                ratios["vs_grid_oracle"] = against_grid(seconds, costs)
+                ratios |= regrets(costs, history, tune.machine(spark).cores)
     print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
 
 
@@ -114,8 +120,8 @@ def cost(spark: SparkSession, query: str) -> Cost:
     return Cost(wall, cpu_seconds(pid) - began)
 
 
-def queries(spark: SparkSession, tables: dict[str, Table], rounds: int) -> dict[str, Costs]:
-    """Each side's rounds; the first only warms both up, and gives ours a run to learn from."""
+def queries(spark: SparkSession, tables: dict[str, Table], rounds: int) -> tuple[dict[str, Costs], History]:
+    """Each side's rounds, and what ours learned; the first only warms both up, and gives ours a run to learn from."""
     found: dict[str, Costs] = {side: {query: [] for query in _tpch.QUERIES} for side in ("ours", "default")}
     history, machine = History(), tune.machine(spark)
     for i in range(rounds + 1):
@@ -137,7 +143,7 @@ def queries(spark: SparkSession, tables: dict[str, Table], rounds: int) -> dict[
                     found[side][query].append(took)
                 told = f", {plan.settings[tune.SHUFFLE]} partitions" if side == "ours" else ""
                 say(f"round {i}, {query}, {side}: {took.wall:.2f} s, {took.cpu:.2f} CPU s{told}")
-    return found
+    return found, history
 
 
 def medians(costs: Costs, of: str) -> dict[str, float]:
@@ -156,21 +162,60 @@ def against_default(found: dict[str, Costs]) -> dict[str, float]:
     return ratios
 
 
-def against_grid(spark: SparkSession, found: dict[str, Costs], rounds: int) -> float:
-    """Of each query the number of partitions that is best by half of the repeats; its cost by the other half."""
-    costs: dict[int, Costs] = {number: {query: [] for query in _tpch.QUERIES} for number in GRID}
+Grid = dict[int, Costs]  # partitions -> query -> repeats
+
+
+def grid(spark: SparkSession, rounds: int) -> Grid:
+    costs: Grid = {number: {query: [] for query in _tpch.QUERIES} for number in GRID}
     for i in range(2 * rounds):
         for number in GRID if i % 2 else GRID[::-1]:
             with session_confs(spark, {tune.SHUFFLE: str(number), tune.SNAPSHOT: "2"}):
                 for query in _tpch.QUERIES:
                     costs[number][query].append(cost(spark, query))
             say(f"grid, repeat {i + 1} of {2 * rounds}, {number} partitions")
+    return costs
+
+
+def against_grid(found: dict[str, Costs], costs: Grid) -> float:
+    """Of each query the number of partitions that is best by half of the repeats; its cost by the other half."""
     chosen = {number: medians({q: each[0::2] for q, each in tried.items()}, "cpu") for number, tried in costs.items()}
     held_out = {number: medians({q: each[1::2] for q, each in tried.items()}, "cpu") for number, tried in costs.items()}
     best = {query: min(GRID, key=lambda number: chosen[number][query]) for query in _tpch.QUERIES}
     say(f"best of the grid: {best}")
     oracle = sum(held_out[best[query]][query] for query in _tpch.QUERIES)
     return sum(medians(found["ours"], "cpu").values()) / oracle
+
+
+def regrets(costs: Grid, history: History, cores: int) -> dict[str, float]:
+    """Of a job that learns on the grid, the mean over queries and some orders of its repeats."""
+    walks = [walk(costs, query, history, cores, seed) for query in _tpch.QUERIES for seed in range(10)]
+    rows = []
+    for query, walked in zip(_tpch.QUERIES, [walks[i : i + 10] for i in range(0, len(walks), 10)], strict=True):
+        rows.append((query, *(f"{statistics.mean(one[0][k] for one in walked):.3f}" for k in (0, 10, 25))))
+    job.table(("query", "regret at first", "after 10 runs", "after 25"), rows)
+    after = {f"regret_{k}": statistics.mean(regret[k] for regret, _ in walks) for k in (10, 25)}
+    return {**after, "worst_vs_default": max(worst for _, worst in walks)}
+
+
+def walk(costs: Grid, query: str, history: History, cores: int, seed: int) -> tuple[list[float], float]:
+    """The regret of each of 30 runs, and of the worst its cost / that of 200 partitions."""
+    draw, first = random.Random(seed), history.steps[step_key("gold", query)][-1]
+    rule = tune.partitions(tune.forecast(first.input_bytes, [first]).bytes, cores)
+    rule = min(GRID, key=lambda number: abs(math.log2(number / rule)))
+    around = [number for number in GRID if number in [rule * 2**step for step in explore.STEPS]]
+    runs, found, worst = list[Run](), list[float](), 0.0
+    for _ in range(30):
+        number, at = (
+            explore.choose(rule, around, first.input_bytes, runs).number,
+            draw.randrange(len(costs[rule][query])),
+        )
+        others = {tried: [one.cpu for i, one in enumerate(costs[tried][query]) if i != at] for tried in GRID}
+        median = {tried: statistics.median(each) for tried, each in others.items()}
+        found.append(median[number] / min(median.values()) - 1)
+        worst = max(worst, median[number] / median[200])
+        spent = costs[number][query][at].cpu
+        runs = kept([*runs, replace(first, partitions=number, cpu_seconds=spent)])
+    return found, worst
 
 
 if __name__ == "__main__":
