@@ -2,7 +2,8 @@
 
 Wall time, ours / default; with _cpu_ the same of the JVM's CPU seconds, which a busy machine disturbs less.
   small_vs_default, medium_vs_default, large_vs_default
-                           ACME's orders, 10 MB, 100 MB and 1 GB, into an empty warehouse and then one day more
+                           ACME's orders, 10 MB, 100 MB and 1 GB, into an empty warehouse and then one day more;
+                           with _planning the part of ours that planning took
   tpch_vs_default          the queries of TPC-H (scale factor 1) that shuffle most, the sum of their medians
   worst_query_vs_default   of these the one that is worst
   vs_grid_oracle           their sum, ours / the best of a grid of shuffle partitions for each, by repeats held out
@@ -20,9 +21,13 @@ import random
 import shutil
 import statistics
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import _tpch
 from _forest_job import cpu_seconds
@@ -79,26 +84,51 @@ def main() -> None:
     print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
 
 
+@contextmanager
+def planning(spent: list[float]) -> Iterator[None]:
+    """Adds the seconds of each plan, and of reading and keeping what runs teach."""
+    with ExitStack() as held:
+        for name in ("plan", "metadata"):
+            held.enter_context(mock.patch.object(tune.Tuner, name, measured(getattr(tune.Tuner, name), spent)))
+        yield
+
+
+def measured(real: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+    def call(*given: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return real(*given)
+        finally:
+            spent.append(time.perf_counter() - began)
+
+    return call
+
+
 def compare(spark: SparkSession, work: Path, size: str, rounds: int) -> dict[str, float]:
     loads = make(work / "feed", LINES[size])
     jvm = int(spark._jvm.java.lang.ProcessHandle.current().pid())
     found: dict[str, list[tuple[float, float]]] = {"ours": [], "default": []}
+    shares = list[float]()
     for i in range(rounds + 1):  # the first only warms both sides up
         for side in ("ours", "default") if i % 2 else ("default", "ours"):
             own = bench_conf(work, side)
             conf = own if side == "ours" else untuned(own, work / side)
-            with session_confs(spark, {} if side == "ours" else DEFAULT):
+            spent = list[float]()
+            with session_confs(spark, {} if side == "ours" else DEFAULT), planning(spent):
                 began = cpu_seconds(jvm)
                 seconds = timed(lambda conf=conf: through(spark, conf, loads))
                 used = cpu_seconds(jvm) - began
-            say(f"{size}, round {i}, {side}: {seconds:.1f} s, {used:.1f} CPU s")
+            say(f"{size}, round {i}, {side}: {seconds:.1f} s, {used:.1f} CPU s, planning {sum(spent):.2f} s")
+            if i and side == "ours":
+                shares.append(sum(spent) / seconds)
             if i:
                 found[side].append((seconds, used))
             shutil.rmtree(work / side)
     wall, used_ = (
         median_ratio([one[k] for one in found["ours"]], [one[k] for one in found["default"]]) for k in (0, 1)
     )
-    return {f"{size}_vs_default": wall, f"{size}_cpu_vs_default": used_}
+    planned = {f"{size}_planning": statistics.median(shares)}
+    return {f"{size}_vs_default": wall, f"{size}_cpu_vs_default": used_, **planned}
 
 
 @dataclass(frozen=True)
