@@ -478,7 +478,7 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
     twin, dataset = one.copy(tmp_path / "twin"), one.conf("points")
     count = review.missed(twin.pipeline(), dataset, "abs(x) < 0.3 AND abs(y) < 0.3")
     (week,) = review.weeks(pipeline := twin.pipeline(), dataset)
-    recall = review.proposal(pipeline, dataset, 2).now.recall
+    recall = review.proposal(pipeline, dataset, 2).current.recall
     assert 0 < count == week.missed == recall.whole and recall.part == 0 and not review.examples(pipeline, dataset, 9)
     told = do("fit", "points")
     assert "model 3 of 300 rows" in told and "it flags" in told and "model 2 flags" in told

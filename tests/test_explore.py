@@ -54,6 +54,12 @@ def test_a_try_that_did_worse_is_not_repeated_for_eight_runs() -> None:
         runs = kept([*runs, *cost(made.number, 10)])
 
 
+def test_what_was_worse_at_last_is_not_used_whatever_it_was_before() -> None:
+    runs = [*cost(RULE, 10, 4), *cost(4, 8.6, 3)]
+    assert choose(RULE, [4], 100 * MB, [*runs, *cost(4, 8.6)]).number == 4
+    assert choose(RULE, [4], 100 * MB, [*runs, *cost(4, 12.5)]) == Choice(RULE)
+
+
 def test_a_rule_that_did_worse_gives_way_to_what_ran_better() -> None:
     made = choose(RULE, [], 100 * MB, [*cost(3, 10), *cost(RULE, 12.5)])
     assert (made.number, made.why) == (3, "worse")

@@ -50,6 +50,7 @@ def test_micro_batches_are_as_large_as_the_latency_allows() -> None:
         (replace(STREAM, latency_seconds=None), STEADY, "asks for no latency", "rule"),
         (STREAM, [], "nothing has run yet", "rule"),
         (replace(STREAM, trigger_seconds=0.1, latency_seconds=0.3), STEADY, "surely done in 0.15 s", "learned"),
+        (replace(STREAM, latency_seconds=1.2), STEADY, "surely done in 0.20 s", "learned"),
         (STREAM, brought(900_000, 20_000, 950_000), "too many for 5 s", "learned"),
     ],
 )

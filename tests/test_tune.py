@@ -73,6 +73,7 @@ def test_nor_are_a_few_columns_or_files_of_a_larger_one() -> None:
     the files of 24 GB is less than the threshold, and ten million rows."""
     wide = Relation(60 * MB, 2_400_000, 1, 320)
     two = int(wide.stored_as(16))
+    assert two == 60 * MB * (8 + 16) // (8 + 320), "Spark counts 8 bytes for a row beside its columns"
     assert two < int(tune.SPARKS_OWN[tune.BROADCAST]) and wide.in_memory(16) > SMALL.room
     assert int(tune.broadcast_threshold(SMALL, [wide]).value) < two
     assert int(tune.broadcast_threshold(SMALL, [Relation(24 * GIB, 10**9, 9_000, 320)]).value) < 2 * MB
@@ -189,6 +190,7 @@ def test_short_memory_means_conservative_too() -> None:
     runs = ran([], 100 * MB, short_of_memory=True)
     made = tune.decide(LAPTOP, [Relation(GIB, 0, 1, 0)], 100 * MB, runs)
     assert values(made) == {tune.SHUFFLE: "200", **tune.CONSERVATIVE} and "short of memory" in made[0].because
+    assert tune.drifted([*runs, RUN, RUN]) and not tune.drifted([*runs, RUN, RUN, RUN])
     huge = tune.decide(LAPTOP, [], 400 * GIB, runs)
     assert int(values(huge)[tune.SHUFFLE]) == tune.MOST_PARTITIONS
 
