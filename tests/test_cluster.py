@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -69,16 +70,15 @@ def test_a_daemon_that_dies_is_told_with_its_last_words(module: ModuleType, tmp_
 
 
 @pytest.fixture(scope="module")
-def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def call() -> Iterator[Any]:
     """scripts/cluster.py with a state folder of its own, whose jars are this checkout's."""
     if not shutil.which("mvn"):
         pytest.skip("Maven is not installed: apt-get install maven")
     if not shutil.which("postgres") and not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    home = tmp_path_factory.mktemp("home")
-    if os.geteuid() == 0:  # PostgreSQL's user must get to its data
-        for folder in (home, *home.parents[:2]):
-            folder.chmod(0o755)
+    # Not below pytest's own folder, which its next run closes to PostgreSQL's user.
+    home = Path(tempfile.mkdtemp(prefix="drivetrain-daemons-"))
+    home.chmod(0o755)
     (home / "venv").symlink_to(HOME / "venv")
     words = [sys.executable, ROOT / "scripts" / "cluster.py", "--home", home, "--java", shutil.which("java") or "java"]
 
@@ -87,6 +87,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     yield home / "cluster", run
     run("down")
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def serving(status: str) -> set[str]:

@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from drivetrain import conf as reader
+from drivetrain.pipeline import Pipeline
+from drivetrain.progress import Progress
+
 ROOT = Path(__file__).resolve().parents[1]
 SUBMIT = str(ROOT / "spark-submit.sh")
 SILVER = ("accounts", "cluster_use", "leads", "orders", "procurement", "reviews", "service_events", "stock")
@@ -51,9 +55,9 @@ def hashes(spark: Any, warehouse: str, unified: str = "raw_unified_data") -> dic
 def expected(spark: Any, feeds: Path) -> dict[str, tuple[int, Any]]:
     """What local mode makes of the feeds."""
     warehouse = feeds.parent / "warehouse"
-    places = ["--set", f"landing={feeds}", "--set", f"warehouse={warehouse}", "--set", "make_feeds=null"]
-    done = subprocess.run([SUBMIT, "etl", *places], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    conf = reader.load(ROOT / "conf", "local", environ={}, sets=[f"landing={feeds}", f"warehouse={warehouse}"])
+    outcome = Pipeline(spark, conf, "local", "batch", Progress("local")).transform()  # in the tests' warm session
+    assert outcome.problems == []
     found = hashes(spark, str(warehouse))
     assert all(rows for rows, _ in found.values())
     return found
