@@ -6,7 +6,8 @@ Wall time, ours / default; with _cpu_ the same of the JVM's CPU seconds, which a
                            with _planning the part of ours that planning took
   tpch_vs_default          the queries of TPC-H (scale factor 1) that shuffle most, the sum of their medians
   worst_query_vs_default   of these the one that is worst
-  vs_grid_oracle           their sum, ours / the best of a grid of shuffle partitions for each, by repeats held out
+  vs_grid_oracle           CPU on a grid of shuffle partitions, of the numbers that ours had come to / the best of each
+                           query, by repeats held out
   regret_10, regret_25     CPU after so many runs that learn, on that grid / the best of it for each query, less 1: each
                            run takes one repeat, and is judged by the others; worst_vs_default is the worst single run
 Ours begins with the rule and learns from round to round, as a job does from run to run.
@@ -79,7 +80,7 @@ def main() -> None:
             ratios |= against_default(seconds)
             if "grid" in parts:
                 costs = grid(spark, rounds)
-                ratios["vs_grid_oracle"] = against_grid(seconds, costs)
+                ratios["vs_grid_oracle"] = against_grid(history, costs)
                 ratios |= regrets(costs, history, tune.machine(spark).cores)
     print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
 
@@ -206,14 +207,20 @@ def grid(spark: SparkSession, rounds: int) -> Grid:
     return costs
 
 
-def against_grid(found: dict[str, Costs], costs: Grid) -> float:
-    """Of each query the number of partitions that is best by half of the repeats; its cost by the other half."""
+def against_grid(history: History, costs: Grid) -> float:
+    """Of each query the number of partitions that is best by half of the repeats, and the one that ours had last: both
+    cost what the other half says, so that the JVM's warming up is neither's."""
     chosen = {number: medians({q: each[0::2] for q, each in tried.items()}, "cpu") for number, tried in costs.items()}
     held_out = {number: medians({q: each[1::2] for q, each in tried.items()}, "cpu") for number, tried in costs.items()}
     best = {query: min(GRID, key=lambda number: chosen[number][query]) for query in _tpch.QUERIES}
     say(f"best of the grid: {best}")
     oracle = sum(held_out[best[query]][query] for query in _tpch.QUERIES)
-    return sum(medians(found["ours"], "cpu").values()) / oracle
+    last = {query: history.steps[step_key("gold", query)][-1].partitions for query in _tpch.QUERIES}
+    return sum(held_out[on_grid(last[query])][query] for query in _tpch.QUERIES) / oracle
+
+
+def on_grid(number: int) -> int:
+    return min(GRID, key=lambda tried: abs(math.log2(tried / number)))
 
 
 def regrets(costs: Grid, history: History, cores: int) -> dict[str, float]:
@@ -231,7 +238,7 @@ def walk(costs: Grid, query: str, history: History, cores: int, seed: int) -> tu
     """The regret of each of 30 runs, and of the worst its cost / that of 200 partitions."""
     draw, first = random.Random(seed), history.steps[step_key("gold", query)][-1]
     rule = tune.partitions(tune.forecast(first.input_bytes, [first]).bytes, cores)
-    rule = min(GRID, key=lambda number: abs(math.log2(number / rule)))
+    rule = on_grid(rule)
     around = [number for number in GRID if number in [rule * 2**step for step in explore.STEPS]]
     runs, found, worst = list[Run](), list[float](), 0.0
     for _ in range(30):
