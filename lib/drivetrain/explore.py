@@ -57,7 +57,7 @@ def choose(rule: int, allowed: Iterable[int], input_bytes: int, runs: Sequence[R
     """The number for the next run among the rule's and ``allowed``: the rule's, or one that is surely better by a
     twentieth; or for a try one that may be, and is at worst 1.2 times the incumbent. One that was worse than that in a
     late run is not used."""
-    told = [run for run in runs if run.input_bytes and run.cpu_seconds and not run.short]
+    told = [run for run in runs if run.input_bytes and run.cpu_seconds and run.partitions and not run.short]
     if not told or statistics.median(run.cpu_seconds for run in told) < LEAST:
         return Choice(rule)
     bad = worse(input_bytes, told[-LATEST:])
