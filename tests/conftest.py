@@ -27,10 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STATE = Path(os.environ.get("DRIVETRAIN_HOME", ROOT / ".drivetrain"))
 
 
-# What tests start as processes ends before the JVM's optimizing compiler would pay.
-os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m")
-
-# Tables of a few rows: compiling costs more than it saves. What tests start as processes compiles as it is delivered.
+# Tables of a few rows: compiling costs more than it saves. What tests start as processes runs as it is delivered.
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 
 

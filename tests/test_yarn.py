@@ -84,7 +84,6 @@ class Job:
             "landing": f"{folder}/landing", "warehouse": f"{folder}/warehouse", "make_feeds": "null",
             "spark.spark.driver.memory": "1g", "spark.spark.executor.memory": "1g",
             "spark.spark.dynamicAllocation.maxExecutors": "2", "spark.spark.sql.shuffle.partitions": "2",
-            **{f"spark.spark.{side}.extraJavaOptions": "-XX:TieredStopAtLevel=1" for side in ("driver", "executor")},
         }  # fmt: skip
         given = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
         with log.open("wb") as file:
