@@ -161,7 +161,7 @@ def review(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespac
     from drivetrain.anomaly import review as reviewing
 
     dataset, command = datasets[0], f"{pipeline.conf.command('anomalies')} review {datasets[0].name}"
-    if not reviewing.any_flagged(pipeline):
+    if not reviewing.any_flagged(pipeline, dataset):
         print(f"{dataset.name}: no row has been flagged yet; ops.verdicts has what was judged")
     if waiting := reviewing.examples(pipeline, dataset, SHOWN):
         job.table(("id", "model", "score", "removed", "reason", "file", "line"), waiting)

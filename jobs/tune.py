@@ -196,21 +196,25 @@ def change(conf: Conf, steps: Table, made: Callable[[History], History]) -> None
 
 
 def last_decisions(given: argparse.Namespace, conf: Conf, steps: Table) -> list[dict[str, Any]]:
-    """Those of the step's newest run."""
-    rows = [row for row in tuned(conf, steps, None) if (row["step"], row["dataset"]) == (given.step, given.dataset)]
+    """Those of the step's newest run that was no try."""
+    rows = [
+        row
+        for row in tuned(conf, steps, None, "NOT contains(decisions, '\"try\"')")
+        if (row["step"], row["dataset"]) == (given.step, given.dataset)
+    ]
     if not rows:
-        raise nothing(conf, steps, f"no {given.step} of {given.dataset} was tuned")
+        raise nothing(conf, steps, f"no {given.step} of {given.dataset} was tuned but for tries")
     return list(json.loads(rows[0]["decisions"]))
 
 
-def tuned(conf: Conf, steps: Table, job_name: str | None) -> Sequence[Any]:
-    """The newest row of each tuned step; of one job where that is named."""
+def tuned(conf: Conf, steps: Table, job_name: str | None, which: str = "true") -> Sequence[Any]:
+    """The newest row of each tuned step; of one job where that is named, and of those rows for which SQL holds."""
     from pyspark.sql import functions as F
 
     if not steps.exists() or "decisions" not in (frame := steps.read()).columns:
         raise nothing(conf, steps)
     mine = frame.where("decisions <> ''").where(F.col("job") == job_name if job_name else F.lit(True))
-    newest = mine.groupBy("step", "dataset").agg(F.max_by(F.struct("*"), "started").alias("row"))
+    newest = mine.where(which).groupBy("step", "dataset").agg(F.max_by(F.struct("*"), "started").alias("row"))
     rows = newest.select("row.*").orderBy(F.desc("step"), "dataset").collect()
     if not rows:
         raise nothing(conf, steps, f"no step of {job_name} was tuned" if job_name else None)

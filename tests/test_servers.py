@@ -119,6 +119,7 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [  # what differs, code, wha
     ({"stream": {"trigger": "0 s"}}, "bad-value", "stream.trigger", ""),
     ({"stream": {"trigger": "1 second"}}, "bad-value", "'1 second' is not a duration", ""),
     ({"stream": {"mergeAfter": 10}}, "bad-value", "10 is not a duration", ""),
+    ({"stream": {"latency": "1 s"}}, "stream", "a latency of 1 s cannot be had with a trigger of 1 s", "half of it"),
     ({"stream": {"mergeRows": 0}}, "bad-value", "stream.mergeRows", ""),
     ({"stream": {"mergeafter": "1 s"}}, "unknown-key", "stream.mergeafter", "mergeAfter"),
     ({"stream": {"delay": "1 h"}}, "stream", "delay needs an eventTime that is a timestamp; there is none", "add"),

@@ -16,11 +16,12 @@ from test_unified import event
 from tiny import KEY, WHOLE, Tiny
 
 from drivetrain import conf as reader
-from drivetrain import requeue
+from drivetrain import pace, requeue
 from drivetrain.anomaly import fit, review
 from drivetrain.appender import Figures
 from drivetrain.pipeline import Outcome
 from drivetrain.progress import Progress
+from drivetrain.sink import Table
 from drivetrain.speed import Speed
 from drivetrain.unified import Unified
 
@@ -133,7 +134,7 @@ def topic(spark: Any, tmp_path: Path, broker: Any, request: pytest.FixtureReques
     name = f"events-{time.time_ns()}"
     broker.create(name, 2)
     server = broker.server(format="json")
-    plant = Plant(spark, tmp_path, server, delay="10 min", ahead="1 h", trigger="0.5 s")
+    plant = Plant(spark, tmp_path, server, delay="10 min", ahead="1 h", trigger="0.5 s", latency="5 s")
     named(plant, name)
     yield plant, name
 
@@ -161,6 +162,8 @@ def test_a_topic_streams(topic: tuple[Plant, str], broker: Any) -> None:
         assert ("e", 6, 1) in plant.rows()
     assert not running.outcome.problems
     assert plant.total() == [(0, 3, 18), (1, 1, 7), (2, 1, 5)]
+    brought = pace.known(Table(plant.spark, f"{plant.tiny.home}/warehouse/ops/speed"), "events")
+    assert sum(one.rows for one in brought) >= 9 and all(0 < one.seconds < 60 * one.batches for one in brought)
     plant.tiny.nothing_is_lost("events")
 
 

@@ -137,13 +137,15 @@ def test_what_did_worse_is_taken_back() -> None:
     """To a number that ran on such inputs, and with the reason; not for a difference that may be noise."""
     usual = tune.shuffle_partitions(LAPTOP, 100 * MB, [RUN])
     assert usual.value == "8"
-    with_8, with_4 = replace(RUN, cpu_seconds=13.0), replace(RUN, partitions=4)
-    back = tune.shuffle_partitions(LAPTOP, 100 * MB, [with_4, with_8])
-    assert (back.value, back.confidence) == ("4", "learned") and "over 1.2 times another's" in back.because
+    with_8, with_16 = replace(RUN, cpu_seconds=14.0), replace(RUN, partitions=16)
+    back = tune.shuffle_partitions(LAPTOP, 100 * MB, [with_16, with_8])
+    assert (back.value, back.confidence) == ("16", "learned") and "over 1.2 times what others take" in back.because
     assert "8" in back.alternatives
-    assert tune.shuffle_partitions(LAPTOP, 100 * MB, [with_4, replace(with_8, cpu_seconds=11.0)]).value == "8"
-    elsewhere = replace(with_4, input_bytes=10 * MB, shuffle_bytes=20 * MB, cpu_seconds=0.1)
+    assert tune.shuffle_partitions(LAPTOP, 100 * MB, [with_16, replace(with_8, cpu_seconds=11.0)]).value == "8"
+    elsewhere = replace(with_16, input_bytes=10 * MB, shuffle_bytes=20 * MB, cpu_seconds=0.1)
     assert tune.shuffle_partitions(LAPTOP, 100 * MB, [elsewhere, with_8]).value == "8"
+    full = replace(with_16, partitions=4)
+    assert tune.shuffle_partitions(LAPTOP, 100 * MB, [full, with_8]).value == "8", "50 MB in a partition are too many"
 
 
 def test_a_try_says_so_and_what_it_may_cost() -> None:

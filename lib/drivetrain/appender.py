@@ -46,6 +46,7 @@ class Figures:
     commits: int = 0
     batch_seconds: float = 0.0
     busy_seconds: float = 0.0
+    busy_squares: float = 0.0
     input_rows_per_second: float = 0.0
     processed_rows_per_second: float = 0.0
     lag_offsets: int | None = None

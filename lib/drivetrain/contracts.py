@@ -151,7 +151,7 @@ class Stream:
     more than ``delay_seconds``, and wrong where it lies more than ``ahead_seconds`` after its arrival (None: neither).
     What has come is merged into silver after ``merge_seconds`` or ``merge_rows``, whichever is first. ``output`` is the
     topic of the same brokers to which good records go within milliseconds. A message of a topic is to be in the log
-    after ``latency_seconds``."""
+    after ``latency_seconds``, as far as that is to be had."""
 
     trigger_seconds: float
     delay_seconds: float | None

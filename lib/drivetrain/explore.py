@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ WORTH: Final = 1.05  # of a gain
 SURE: Final = 1.645  # standard deviations: 95 of 100 are below
 LEAST: Final = 1.0  # CPU seconds of a step that tries are worth it for
 FIRST: Final = 3  # runs before the first try
+FAR: Final = 4.0  # times an input's size; runs of others do not tell what was worse
 LATEST: Final = 8  # runs; for as many is not used what was worse
 STEPS: Final = (-2, -1, 1, 2)  # doublings around the rule
 
@@ -53,16 +54,18 @@ class Choice:
     high: float = 1.0
 
 
-def choose(rule: int, allowed: Iterable[int], input_bytes: int, runs: Sequence[Run]) -> Choice:
-    """The number for the next run among the rule's and ``allowed``: the rule's, or one that is surely better by a
-    twentieth; or for a try one that may be, and is at worst 1.2 times the incumbent. One that was worse than that in a
-    late run is not used."""
+def choose(rule: int, fits: Callable[[int], bool], input_bytes: int, runs: Sequence[Run]) -> Choice:
+    """The number for the next run: the rule's, or one that is surely better, by a twentieth as far as is known; or for
+    a try one near the rule's that may be, and is at worst 1.2 times the incumbent. One that was worse than that in a
+    late run is not used, nor one that does not fit; where the rule's was worse, it is one that ran."""
     told = [run for run in runs if run.input_bytes and run.cpu_seconds and run.partitions and not run.short]
     if not told or statistics.median(run.cpu_seconds for run in told) < LEAST:
         return Choice(rule)
-    bad = worse(input_bytes, told[-LATEST:])
-    numbers = [rule, *sorted({*allowed, *(run.partitions for run in told if rule in bad)} - {rule, *bad})]
-    mean, covariance = posterior(rule, numbers, input_bytes, told)
+    bad, ran = worse(rule, told), {run.partitions for run in told}
+    near = {max(1, round(rule * 2.0**step)) for step in STEPS}
+    numbers = [rule, *sorted(number for number in (near | ran) - {rule, *bad} if fits(number))]
+    asked = [(number, max(input_bytes, 1), len(told)) for number in numbers]
+    mean, covariance = posterior(rule, asked, told)
 
     def against(one: int, other: int) -> tuple[float, float]:
         """By how much one is more than the other, and the standard deviation of that; of logarithms."""
@@ -74,42 +77,57 @@ def choose(rule: int, allowed: Iterable[int], input_bytes: int, runs: Sequence[R
         return Choice(numbers[index], why, *(math.exp(more + sign * SURE * sd) for sign in (0, -1, 1)))
 
     others = range(1, len(numbers))
-    better = [i for i in others if against(i, 0)[0] < -math.log(WORTH) and sum(against(i, 0)) < 0]
-    best = min(better or (others if rule in bad else ()), key=lambda i: mean[i], default=0)
+    known = [index for index in others if numbers[index] in ran]
+    better = [index for index in known if gains(*against(index, 0))]
+    instead = [index for index in known if mean[index] < mean[0]] if rule in bad else []
+    best = min(better or instead, key=lambda index: mean[index], default=0)
     hopeful = {}
-    for index in (*others, *(() if rule in bad else (0,))):
+    for index in (i for i in others if i != best and numbers[i] in near):
         more, sd = against(index, best)
-        if index != best and more + SURE * sd <= math.log(AT_WORST) and more - sd < -math.log(WORTH):
+        if more + SURE * sd <= math.log(AT_WORST) and more - sd < -math.log(WORTH):
             hopeful[index] = more - sd
     if hopeful and len(told) >= FIRST:
         return choice(min(hopeful, key=hopeful.__getitem__), "try")
     return choice(best, "worse" if rule in bad else "gain") if best else Choice(rule)
 
 
-def worse(input_bytes: int, runs: Sequence[Run]) -> set[int]:
-    """Numbers whose last run, on an input of about this size, took over 1.2 times the CPU of another's."""
-    costs: dict[int, list[float]] = {}
-    for run in runs:
-        if input_bytes / 2 <= run.input_bytes <= input_bytes * 2:
-            costs.setdefault(run.partitions, []).append(run.cpu_seconds / run.input_bytes)
-    least = min(map(statistics.median, costs.values()), default=0.0)
-    return {number for number, found in costs.items() if found[-1] > AT_WORST * least}
+def gains(more: float, sd: float) -> bool:
+    return more < -math.log(WORTH) and more + SURE * sd < 0
 
 
-def posterior(rule: int, numbers: Sequence[int], input_bytes: int, runs: Sequence[Run]) -> tuple[Array, Array]:
-    """Mean (n,) and covariance (n, n) of the logarithm of each number's cost at the next run."""
+def worse(rule: int, runs: Sequence[Run]) -> set[int]:
+    """Numbers whose last run, if it is a late one, took over 1.2 times what another number that ran would have taken
+    there, by the other runs."""
+    last = {run.partitions: i for i, run in enumerate(runs)}
+    found = set()
+    for number, at in last.items():
+        size = runs[at].input_bytes
+        rest = [run for i, run in enumerate(runs) if i != at and size / FAR <= run.input_bytes <= size * FAR]
+        others = {run.partitions for run in rest} - {number}
+        if others and at >= len(runs) - LATEST:
+            mean, covariance = posterior(rule, [(other, size, at) for other in others], rest)
+            best = int(np.argmin(mean))
+            usual = float(mean[best]) + math.sqrt(max(0.0, covariance[best, best]))
+            if math.log(runs[at].cpu_seconds / size) - usual > math.log(AT_WORST):
+                found.add(number)
+    return found
+
+
+def posterior(rule: int, asked: Sequence[tuple[int, int, int]], runs: Sequence[Run]) -> tuple[Array, Array]:
+    """Mean (n,) and covariance (n, n) of the logarithm of the cost at n points: partitions, input bytes, and the place
+    among the runs."""
     seen = np.array([[math.log2(run.partitions), math.log2(run.input_bytes), i] for i, run in enumerate(runs)])
-    asked = np.array([[math.log2(number), math.log2(max(input_bytes, 1)), len(runs)] for number in numbers])
+    points = np.array([[math.log2(number), math.log2(size), i] for number, size, i in asked])
     costs = np.array([math.log(run.cpu_seconds / run.input_bytes) for run in runs])
     center = float(costs.mean())
 
-    def prior(points: Array) -> Array:
-        return np.asarray(SLOPE * np.abs(points[:, 0] - math.log2(rule)))
+    def prior(at: Array) -> Array:
+        return np.asarray(SLOPE * np.abs(at[:, 0] - math.log2(rule)))
 
     factor: Any = cho_factor(kernel(seen, seen) + NOISE**2 * np.eye(len(runs)))
-    cross = kernel(asked, seen)
-    mean = prior(asked) + cross @ cho_solve(factor, costs - center - prior(seen))
-    return mean, kernel(asked, asked) - cross @ cho_solve(factor, cross.T)
+    cross = kernel(points, seen)
+    mean = center + prior(points) + cross @ cho_solve(factor, costs - center - prior(seen))
+    return mean, kernel(points, points) - cross @ cho_solve(factor, cross.T)
 
 
 def kernel(one: Array, other: Array) -> Array:

@@ -92,7 +92,8 @@ class LedgerRow:
 @dataclass(frozen=True)
 class SpeedRow:
     """What a stream brought up to a load, since its row before: rows_in = good + quarantined + late. The batch that
-    takes those loads counts them in the ledger, the late ones among the good; which are repeats is known then."""
+    takes those loads counts them in the ledger, the late ones among the good; which are repeats is known then.
+    ``busy_squares`` is the sum of the squares of the micro-batches' seconds, which add up to ``busy_seconds``."""
 
     run: str
     dataset: str
@@ -108,6 +109,7 @@ class SpeedRow:
     watermark: datetime | None
     at: datetime
     busy_seconds: float
+    busy_squares: float
 
     @property
     def adds_up(self) -> bool:

@@ -94,7 +94,7 @@ class StreamExtras(Model):
     merge_after: Duration = Field("10 min", gt=0, validate_default=True)
     merge_rows: int = Field(100_000, ge=1)
     output: str | None = None
-    latency: Duration | None = None
+    latency: Duration | None = Field(None, gt=0)
 
 
 class SourceExtras(Model):
@@ -367,6 +367,6 @@ def _stream(feed: Feed, extra: StreamExtras) -> Stream:
             found.add("stream", (*at, "latency"), "latency needs a server of type kafka", "leave it out")
         elif extra.latency <= extra.trigger:
             what = f"a latency of {extra.latency:g} s cannot be had with a trigger of {extra.trigger:g} s"
-            found.add("stream", (*at, "latency"), what, "let trigger be half of it, or less")
+            found.add("stream", (*at, "latency"), what, "let trigger be less, better half of it or less")
     merging = (extra.merge_after, extra.merge_rows)
     return Stream(extra.trigger, extra.delay, extra.ahead, *merging, extra.output, extra.latency)

@@ -34,7 +34,7 @@ TICK: Final = 0.2
 PATIENCE: Final = 600.0  # seconds in which a batch job may end that holds the lock at the end
 SILENCE: Final = 60.0  # seconds; Spark tells of an idle stream every 10
 FINAL: Final = frozenset({"lost", "taken-over", "cores"})  # what time does not mend
-COUNTED: Final = ("batches", "commits", "rows_in", "good", "quarantined", "late", "busy_seconds")
+COUNTED: Final = ("batches", "commits", "rows_in", "good", "quarantined", "late", "busy_seconds", "busy_squares")
 
 
 def place(conf: Conf, dataset: Dataset) -> str:
@@ -92,6 +92,7 @@ class Source:
         self.batches += 1
         self.figures.batch_seconds = time.monotonic() - began
         self.figures.busy_seconds += self.figures.batch_seconds
+        self.figures.busy_squares += self.figures.batch_seconds**2
         self.figures.failure = None
 
 

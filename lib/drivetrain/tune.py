@@ -168,23 +168,22 @@ def shuffle_partitions(machine: Machine, input_bytes: int, runs: Sequence[Run]) 
     spilled = any(run.spill_bytes and _alike(run.input_bytes, input_bytes) for run in runs[-KEPT_RUNS:])
     full = FULL // 2 if spilled else FULL
     rule = partitions(told.bytes, machine.cores, full)
-    around = {max(1, round(rule * 2.0**step)) for step in explore.STEPS}
-    choice = explore.choose(rule, [n for n in around if told.bytes <= n * full], input_bytes, runs)
+    choice = explore.choose(rule, lambda n: told.bytes <= n * full and n <= MOST_PARTITIONS, input_bytes, runs)
     why = f"{told.bytes / MB:,.1f} MB to shuffle on {machine.cores} cores"
     why += f", by {told.runs} run{'s' if told.runs != 1 else ''}" if told.runs else ", by a rule: no such run yet"
     why += "; smaller ones, as it spilled before" if spilled else ""
     rests_on = "learned" if told.runs else "rule"
     if choice.why:
         why, rests_on = told_of(choice, rule), "try" if choice.why == "try" else "learned"
-    kept = sorted({machine.cores, 2 * machine.cores, 200, rule} - {choice.number})
-    return Decision(SHUFFLE, str(choice.number), why, SPARKS_OWN[SHUFFLE], tuple(map(str, kept)), rests_on)
+    others = sorted({machine.cores, 2 * machine.cores, 200, rule} - {choice.number})
+    return Decision(SHUFFLE, str(choice.number), why, SPARKS_OWN[SHUFFLE], tuple(map(str, others)), rests_on)
 
 
 def told_of(choice: explore.Choice, rule: int) -> str:
     ratio = f"{choice.ratio:.2f} ({choice.low:.2f} to {choice.high:.2f}) of the CPU of {rule}"
     if choice.why == "try":
         return f"a try: it may take {ratio}"
-    because = f", whose last run took over {explore.AT_WORST:g} times another's" if choice.why == "worse" else ""
+    because = f", whose last run took over {explore.AT_WORST:g} times what others take" if choice.why == "worse" else ""
     return f"by runs it takes {ratio}{because}"
 
 

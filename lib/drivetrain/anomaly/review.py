@@ -15,7 +15,7 @@ from drivetrain import ops, quarantine, sqltext
 from drivetrain.anomaly import look, udf
 from drivetrain.anomaly.flow import REVIEWED
 from drivetrain.anomaly.judge import features, taken
-from drivetrain.anomaly.thresholds import Proposal, propose
+from drivetrain.anomaly.thresholds import Proposal, measure, propose
 from drivetrain.contracts import Dataset
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.session import carefully
@@ -61,8 +61,9 @@ def _share(part: int, rest: int) -> float | None:
     return part / (part + rest) if part + rest else None
 
 
-def any_flagged(pipeline: Pipeline) -> bool:
-    return pipeline.table("ops", "anomalies").exists()
+def any_flagged(pipeline: Pipeline, dataset: Dataset) -> bool:
+    table = pipeline.table("ops", "anomalies")
+    return table.exists() and not table.read().where(F.col("dataset") == dataset.name).isEmpty()
 
 
 def entries(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
@@ -73,7 +74,7 @@ def entries(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
         DrivetrainError: no model has flagged a row yet.
     """
     table = pipeline.table("ops", "anomalies")
-    if not any_flagged(pipeline):
+    if not any_flagged(pipeline, dataset):
         fix = f"{pipeline.conf.command('anomalies')} list shows the models; in shadow they only count"
         raise DrivetrainError(Problem("anomalies", dataset.name, "no row has been flagged yet", fix))
     done = pipeline.table("silver", dataset.name).last_txn(dataset.name)
@@ -181,7 +182,7 @@ def weeks(pipeline: Pipeline, dataset: Dataset) -> list[Week]:
     """By version and week of the verdict, of missed rows of the label; oldest first."""
     counts = [F.count(F.lit(1)), F.count_if(F.col("label") == "confirmed"), F.count_if(F.col("label") == "released")]
     week = F.date_format(F.expr(WEEK), "yyyy-MM-dd").alias("week")
-    flagged = any_flagged(pipeline)
+    flagged = any_flagged(pipeline, dataset)
     rows = entries(pipeline, dataset).groupBy("version", week).agg(*counts).collect() if flagged else []
     found = {tuple(row)[:2]: Week(*row) for row in rows}
     for version, when, count in _missed(pipeline, dataset).groupBy("version", week).count().collect():
@@ -202,22 +203,23 @@ def proposal(pipeline: Pipeline, dataset: Dataset, version: int) -> Proposal:
     """Whether another threshold would do better on what people have labelled of a version's anomalies, and of what it
     missed."""
     mine = (F.col("version") == version) & F.col("label").isNotNull()
-    flagged = any_flagged(pipeline)
+    flagged = any_flagged(pipeline, dataset)
     said = entries(pipeline, dataset).where(mine).orderBy(F.desc("at")).limit(MOST_LABELS) if flagged else None
     rows = said.select("score", "label", "threshold").collect() if said else []
     unseen = _missed(pipeline, dataset).where(F.col("version") == version).orderBy(F.desc("at")).limit(MOST_LABELS)
     below = [row["score"] for row in unseen.select("score").collect()]
     scores = np.array([*(row["score"] for row in rows), *below], np.float64)
     confirmed = np.array([*(row["label"] == "confirmed" for row in rows), *[True] * len(below)], np.bool_)
-    threshold = max((row["threshold"] for row in rows), default=0.0)
-    if below and not rows:
-        threshold = pipeline.judges.fitted(dataset, version).threshold
+    threshold = max((row["threshold"] for row in rows), default=1.0)  # what was missed lies below, wherever it is
+    if not rows:
+        why = "nobody has judged a flagged row of it yet, and without these no threshold's precision shows"
+        return Proposal(None, measure(scores, confirmed, threshold), why)
     return propose(scores, confirmed, threshold, WANTED)
 
 
 def examples(pipeline: Pipeline, dataset: Dataset, most: int) -> Sequence[tuple[object, ...]]:
     """Those that nobody has judged, the strangest first; none where no row was flagged yet."""
-    if not any_flagged(pipeline):
+    if not any_flagged(pipeline, dataset):
         return []
     waiting = entries(pipeline, dataset).where("label IS NULL").orderBy(F.desc("score"), "anomaly_id").limit(most)
     columns = ("anomaly_id", "version", F.round("score", 4), "removed", "reason", "_file", "_line")
