@@ -9,7 +9,7 @@ Wall time, ours / default; with _cpu_ the same of the JVM's CPU seconds, which a
   vs_grid_oracle           CPU on a grid of shuffle partitions, of the numbers that ours had come to / the best of each
                            query, by repeats held out
   regret_10, regret_25     CPU after so many runs that learn, on that grid / the best of it for each query, less 1: each
-                           run takes one repeat, and is judged by the others; worst_vs_default is the worst single run
+                           run takes one repeat, and is judged by the others; worst_vs_default is the worst of them
 Ours begins with the rule and learns from round to round, as a job does from run to run.
 """
 
@@ -239,11 +239,10 @@ def walk(costs: Grid, query: str, history: History, cores: int, seed: int) -> tu
     draw, first = random.Random(seed), history.steps[step_key("gold", query)][-1]
     rule = tune.partitions(tune.forecast(first.input_bytes, [first]).bytes, cores)
     rule = on_grid(rule)
-    around = [number for number in GRID if number in [rule * 2**step for step in explore.STEPS]]
     runs, found, worst = list[Run](), list[float](), 0.0
     for _ in range(30):
         number, at = (
-            explore.choose(rule, around, first.input_bytes, runs).number,
+            explore.choose(rule, GRID.__contains__, first.input_bytes, runs).number,
             draw.randrange(len(costs[rule][query])),
         )
         others = {tried: [one.cpu for i, one in enumerate(costs[tried][query]) if i != at] for tried in GRID}
