@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivetrain.explore import AT_WORST, STEPS, Choice, choose
+from drivetrain.explore import AT_WORST, STEPS, Choice, choose, worse
 from drivetrain.history import Run, kept
 
 MB = 1 << 20
@@ -66,6 +66,9 @@ def test_one_odd_run_of_the_only_number_says_nothing_of_others() -> None:
     assert choose(RULE, none, 100 * MB, [*cost(RULE, 10, 4), *cost(RULE, 13)]) == Choice(RULE)
     made = choose(RULE, near, 100 * MB, [*cost(RULE, 10, 4), *cost(RULE, 13)])
     assert made.why in ("", "try") and made.high <= AT_WORST + 0.005
+
+    assert worse(RULE, [*cost(4, 12), *cost(RULE, 10, 4), *cost(RULE, 13)]) == set(), "nor is it worse than itself"
+    assert worse(RULE, [*cost(4, 10), *cost(RULE, 10, 4), *cost(RULE, 13.5)]) == {RULE}
 
 
 def test_a_smaller_input_is_not_taken_for_a_worse_number() -> None:
