@@ -490,7 +490,7 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
     nothing = job.arguments().parse_args(["review", "points", "--release", "score > 2"])
     job.label(one.pipeline(), one.conf("points"), nothing)
     assert "released now: 0\n  No anomaly fulfils that" in capsys.readouterr().out
-    with pytest.raises(DrivetrainError, match="0 reviewed rows are too few"):
+    with pytest.raises(DrivetrainError, match="none of its flagged rows is reviewed yet"):
         do("recut", "points")
     job.label(pipeline := one.pipeline(), one.conf("points"), job.arguments().parse_args(
         ["review", "points", "--confirm", "score > 0.5"]))  # fmt: skip

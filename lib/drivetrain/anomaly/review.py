@@ -15,7 +15,7 @@ from drivetrain import ops, quarantine, sqltext
 from drivetrain.anomaly import look, udf
 from drivetrain.anomaly.flow import REVIEWED
 from drivetrain.anomaly.judge import features, taken
-from drivetrain.anomaly.thresholds import Proposal, measure, propose
+from drivetrain.anomaly.thresholds import FEW_LABELS, Proposal, measure, propose
 from drivetrain.contracts import Dataset
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.session import carefully
@@ -212,7 +212,7 @@ def proposal(pipeline: Pipeline, dataset: Dataset, version: int) -> Proposal:
     confirmed = np.array([*(row["label"] == "confirmed" for row in rows), *[True] * len(below)], np.bool_)
     threshold = max((row["threshold"] for row in rows), default=1.0)  # what was missed lies below, wherever it is
     if not rows:
-        why = "nobody has judged a flagged row of it yet, and without these no threshold's precision shows"
+        why = f"none of its flagged rows is reviewed yet; {FEW_LABELS} reviewed rows are needed"
         return Proposal(None, measure(scores, confirmed, threshold), why)
     return propose(scores, confirmed, threshold, WANTED)
 
