@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,23 +111,28 @@ def test_a_folder_streams(spark: Any, tmp_path: Path) -> None:
     plant.tiny.nothing_is_lost("events")
 
 
-def named(plant: Plant, topic: str, **stream: Any) -> None:
-    """The dataset reads that topic."""
+@contextmanager
+def edited(plant: Plant) -> Iterator[Any]:
+    """The dataset's contract, which is what the block has made of it from then on."""
     path = plant.tiny.home / "conf/datasets/events.yaml"
     contract = json.loads(path.read_text())
-    contract["schema"][0]["physicalName"] = topic
-    for item in contract["customProperties"]:
-        if item["property"] == "stream":
-            item["value"] |= stream
+    yield contract
     path.write_text(json.dumps(contract))
+
+
+def named(plant: Plant, topic: str, **stream: Any) -> None:
+    """The dataset reads that topic."""
+    with edited(plant) as contract:
+        contract["schema"][0]["physicalName"] = topic
+        for item in contract["customProperties"]:
+            if item["property"] == "stream":
+                item["value"] |= stream
 
 
 def declared(plant: Plant, **more: Any) -> None:
     """With these customProperties too."""
-    path = plant.tiny.home / "conf/datasets/events.yaml"
-    contract = json.loads(path.read_text())
-    contract["customProperties"] += [{"property": name, "value": value} for name, value in more.items()]
-    path.write_text(json.dumps(contract))
+    with edited(plant) as contract:
+        contract["customProperties"] += [{"property": name, "value": value} for name, value in more.items()]
 
 
 @pytest.fixture

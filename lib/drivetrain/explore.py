@@ -11,11 +11,10 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from drivetrain.history import Run
 
@@ -124,10 +123,9 @@ def posterior(rule: int, asked: Sequence[tuple[int, int, int]], runs: Sequence[R
     def prior(at: Array) -> Array:
         return np.asarray(SLOPE * np.abs(at[:, 0] - math.log2(rule)))
 
-    factor: Any = cho_factor(kernel(seen, seen) + NOISE**2 * np.eye(len(runs)))
-    cross = kernel(points, seen)
-    mean = center + prior(points) + cross @ cho_solve(factor, costs - center - prior(seen))
-    return mean, kernel(points, points) - cross @ cho_solve(factor, cross.T)
+    noisy, cross = kernel(seen, seen) + NOISE**2 * np.eye(len(runs)), kernel(points, seen)
+    mean = center + prior(points) + cross @ np.linalg.solve(noisy, costs - center - prior(seen))
+    return mean, kernel(points, points) - cross @ np.linalg.solve(noisy, cross.T)
 
 
 def kernel(one: Array, other: Array) -> Array:

@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from drivetrain import job, kafka, landing, logend, ops, pace, silver
+from drivetrain import job, kafka, landing, logend, ops, silver
 from drivetrain.appender import Appender, Batch, Figures, Resume
 from drivetrain.contracts import Conf, Dataset
 from drivetrain.errors import DrivetrainError, Problem
@@ -187,6 +187,8 @@ class Topic(Source):
         assert topic
         if self.once or stream.latency_seconds is None:
             return topic.max_messages
+        from drivetrain import pace  # half a second, of scipy, that only such streams need
+
         brought = pace.known(self.pipeline.table("ops", "speed"), self.dataset.name)
         made = pace.bound(stream, topic.max_messages, brought)
         self.pipeline.progress.say(f"{self.dataset.name}: at most {int(made.value):,} messages at once: {made.because}")

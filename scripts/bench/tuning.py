@@ -237,14 +237,11 @@ def regrets(costs: Grid, history: History, cores: int) -> dict[str, float]:
 def walk(costs: Grid, query: str, history: History, cores: int, seed: int) -> tuple[list[float], float]:
     """The regret of each of 30 runs, and of the worst its cost / that of 200 partitions."""
     draw, first = random.Random(seed), history.steps[step_key("gold", query)][-1]
-    rule = tune.partitions(tune.forecast(first.input_bytes, [first]).bytes, cores)
-    rule = on_grid(rule)
+    rule = on_grid(tune.partitions(tune.forecast(first.input_bytes, [first]).bytes, cores))
     runs, found, worst = list[Run](), list[float](), 0.0
     for _ in range(30):
-        number, at = (
-            explore.choose(rule, GRID.__contains__, first.input_bytes, runs).number,
-            draw.randrange(len(costs[rule][query])),
-        )
+        number = explore.choose(rule, GRID.__contains__, first.input_bytes, runs).number
+        at = draw.randrange(len(costs[rule][query]))
         others = {tried: [one.cpu for i, one in enumerate(costs[tried][query]) if i != at] for tried in GRID}
         median = {tried: statistics.median(each) for tried, each in others.items()}
         found.append(median[number] / min(median.values()) - 1)

@@ -72,8 +72,8 @@ def read_anomaly(
     if extra.where is not None:
         _sources(extra.where, (*at, "where"), "where", known, found)
     _check_group(extra.group, (*at, "group"), known, found)
-    _check_one(extra, at, known.get(event_time or ""), found)
     share = extra.share or extra.false_alarm_rate or SHARE
+    _check_one(extra, share, at, known.get(event_time or ""), found)
     overall = extra.limit.overall or max(LIMIT, 2 * share)
     return Anomaly(
         features=tuple(features), days=extra.reference.days, loads=extra.reference.loads, where=extra.where,
@@ -124,10 +124,9 @@ def _check_group(group: str | None, at: Path_, known: dict[str, Column], found: 
         found.add("classification", at, what, "take a column that everybody may see, or leave group out")
 
 
-def _check_one(extra: AnomalyExtras, at: Path_, event: Column | None, found: Findings) -> None:
+def _check_one(extra: AnomalyExtras, share: float, at: Path_, event: Column | None, found: Findings) -> None:
     if extra.share is not None and extra.false_alarm_rate is not None:
         found.add("bad-value", (*at, "share"), "share and falseAlarmRate are two thresholds", "keep one")
-    share = extra.share or extra.false_alarm_rate or SHARE
     for name, limit in (("overall", extra.limit.overall), ("group", extra.limit.group)):
         if limit is not None and limit < share:
             what = f"limit {name} {limit:g} is below the share {share:g}: of usual loads nothing would ever be removed"

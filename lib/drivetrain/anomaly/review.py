@@ -29,6 +29,11 @@ COLUMNS: Final = (
     "anomaly_id", "dataset", "version", "stage", "score", "threshold", "features", "reason", "removed", "_file",
     "_block", "_line", "_load", "run", "at",
 )  # fmt: skip
+NOTHING: Final = (
+    "anomaly_id string, dataset string, version bigint, stage string, score double, threshold double,"
+    " features array<string>, reason string, removed boolean, _file string, _block bigint, _line bigint, _load bigint,"
+    " run string, at timestamp, label string"
+)
 IDS: Final = re.compile(r"[0-9a-f]{32}(,[0-9a-f]{32})*")
 WEEK: Final = "date_trunc('week', at)"
 MOST_LABELS: Final = 100_000
@@ -69,14 +74,10 @@ def any_flagged(pipeline: Pipeline, dataset: Dataset) -> bool:
 def entries(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
     """Each anomaly of the loads that silver has, with its newest label, null where nobody has said anything; without
     rows that came before, and are nowhere. Who releases one as rows with other reasons are released has said it too.
-
-    Raises:
-        DrivetrainError: no model has flagged a row yet.
     """
     table = pipeline.table("ops", "anomalies")
-    if not any_flagged(pipeline, dataset):
-        fix = f"{pipeline.conf.command('anomalies')} list shows the models; in shadow they only count"
-        raise DrivetrainError(Problem("anomalies", dataset.name, "no row has been flagged yet", fix))
+    if not table.exists():
+        return pipeline.spark.createDataFrame([], NOTHING)
     done = pipeline.table("silver", dataset.name).last_txn(dataset.name)
     there = (F.col("dataset") == dataset.name) & (F.col("_load") <= done) & F.col("outcome").isin(*REVIEWED)
     told = table.read().where(there).select(*COLUMNS).join(newest_labels(pipeline, dataset), "anomaly_id", "left")
@@ -102,8 +103,12 @@ def label(pipeline: Pipeline, dataset: Dataset, which: str, said: Label) -> int:
     those are. Removed rows that are released go into silver with the next ``batch --requeue``, once.
 
     Raises:
-        DrivetrainError: the condition is none, or names a column that anomalies do not have.
+        DrivetrainError: no model has flagged a row yet; the condition is none, or names a column that anomalies do not
+            have.
     """
+    if not any_flagged(pipeline, dataset):
+        fix = f"{pipeline.conf.command('anomalies')} list shows the models; in shadow they only count"
+        raise DrivetrainError(Problem("anomalies", dataset.name, "no row has been flagged yet", fix))
     found = entries(pipeline, dataset).where(condition(which, said)).where(~F.col("label").eqNullSafe(said))
     chosen = found.select(
         "anomaly_id", "dataset", "version", "score", F.lit(said).alias("label"), F.lit(ops.now()).alias("at"),
@@ -182,8 +187,7 @@ def weeks(pipeline: Pipeline, dataset: Dataset) -> list[Week]:
     """By version and week of the verdict, of missed rows of the label; oldest first."""
     counts = [F.count(F.lit(1)), F.count_if(F.col("label") == "confirmed"), F.count_if(F.col("label") == "released")]
     week = F.date_format(F.expr(WEEK), "yyyy-MM-dd").alias("week")
-    flagged = any_flagged(pipeline, dataset)
-    rows = entries(pipeline, dataset).groupBy("version", week).agg(*counts).collect() if flagged else []
+    rows = entries(pipeline, dataset).groupBy("version", week).agg(*counts).collect()
     found = {tuple(row)[:2]: Week(*row) for row in rows}
     for version, when, count in _missed(pipeline, dataset).groupBy("version", week).count().collect():
         found[version, when] = replace(found.get((version, when), Week(version, when)), missed=count)
@@ -203,9 +207,8 @@ def proposal(pipeline: Pipeline, dataset: Dataset, version: int) -> Proposal:
     """Whether another threshold would do better on what people have labelled of a version's anomalies, and of what it
     missed."""
     mine = (F.col("version") == version) & F.col("label").isNotNull()
-    flagged = any_flagged(pipeline, dataset)
-    said = entries(pipeline, dataset).where(mine).orderBy(F.desc("at")).limit(MOST_LABELS) if flagged else None
-    rows = said.select("score", "label", "threshold").collect() if said else []
+    said = entries(pipeline, dataset).where(mine).orderBy(F.desc("at")).limit(MOST_LABELS)
+    rows = said.select("score", "label", "threshold").collect()
     unseen = _missed(pipeline, dataset).where(F.col("version") == version).orderBy(F.desc("at")).limit(MOST_LABELS)
     below = [row["score"] for row in unseen.select("score").collect()]
     scores = np.array([*(row["score"] for row in rows), *below], np.float64)
@@ -218,9 +221,7 @@ def proposal(pipeline: Pipeline, dataset: Dataset, version: int) -> Proposal:
 
 
 def examples(pipeline: Pipeline, dataset: Dataset, most: int) -> Sequence[tuple[object, ...]]:
-    """Those that nobody has judged, the strangest first; none where no row was flagged yet."""
-    if not any_flagged(pipeline, dataset):
-        return []
+    """Those that nobody has judged, the strangest first."""
     waiting = entries(pipeline, dataset).where("label IS NULL").orderBy(F.desc("score"), "anomaly_id").limit(most)
     columns = ("anomaly_id", "version", F.round("score", 4), "removed", "reason", "_file", "_line")
     return [tuple(row) for row in waiting.select(*columns).collect()]
