@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -163,12 +164,36 @@ def test_tests_headers_and_sparks_own_are_left_out(packed: Any) -> None:
     wrong = ("/tests/test_", "/include/", ".h", ".pyi", ".a", ".pyx", "/pip/", "/setuptools/", "/pytest/", "/mypy/")
     assert not [name for name in names if name.endswith(wrong) or any(part in name for part in wrong if "/" in part)]
     assert not [name for name in names if "/pyspark/" in name or "/py4j/" in name]
+    assert not [name for name in names if name.endswith(("/json/decoder.py", "/rich/console.py"))], "they are in a zip"
+    assert [name for name in names if name.endswith("/numpy/__init__.py")], "it has native code"
     with zipfile.ZipFile(archives(packed[0])["spark"]) as spark:
         jars = spark.infolist()
     assert {info.compress_type for info in jars} == {zipfile.ZIP_STORED}
     have = {info.filename for info in jars}
     assert {path.name for path in (HOME / "jars").glob("*.jar")} < have
-    assert not [name for name in have if name.startswith("kubernetes") or "/" in name]
+    assert not [name for name in have if name.startswith(("kubernetes", "breeze", "spark-mllib_")) or "/" in name]
+
+
+def test_native_code_is_for_this_machine_alone(tmp_path: Path) -> None:
+    (rocksdb,) = (launch.spark_home() / "jars").glob("rocksdbjni-*.jar")
+    made = tmp_path / rocksdb.name
+    made.write_bytes(package.for_here(rocksdb))  # type: ignore[arg-type]
+    with zipfile.ZipFile(rocksdb) as before, zipfile.ZipFile(made) as after:
+        assert after.testzip() is None
+        left, gone = set(after.namelist()), set(before.namelist()) - set(after.namelist())
+    own, other = sorted(("linux64", "linux-aarch64"), reverse=platform.machine() == "x86_64")
+    assert f"librocksdbjni-{own}.so" in left and not [name for name in gone if name.endswith(".class")]
+    assert {f"librocksdbjni-{other}.so", "librocksdbjni-win64.dll", "librocksdbjni-osx-arm64.jnilib"} <= gone
+    assert made.stat().st_size < rocksdb.stat().st_size / 5
+
+
+def test_a_jar_that_is_signed_or_has_nothing_to_lose_stays_as_it_is(tmp_path: Path) -> None:
+    plain, signed = tmp_path / "plain.jar", tmp_path / "signed.jar"
+    for jar, names in ((plain, ("a.class",)), (signed, ("META-INF/X.SF", "libx.dll"))):
+        with zipfile.ZipFile(jar, "w") as file:
+            for name in names:
+                file.writestr(name, b"MZ")
+        assert package.for_here(jar) == jar
 
 
 # --- Where nothing of ours stands ---------------------------------------------------------------------------------

@@ -59,6 +59,12 @@ def trimmed(data: bytes) -> bytes:
     return bytes(header)
 
 
+def machine(head: bytes) -> int | None:
+    """For which processor a program or library is, by the number in its first 20 bytes; None where it is no ELF of 64
+    bits."""
+    return int(struct.unpack_from("<H", head, 18)[0]) if head.startswith(ELF) else None
+
+
 def write_tar(entries: Iterable[Entry], file: BinaryIO) -> Contents:
     """As .tar.gz, with symbolic links in place of second copies."""
     contents, first = Contents(), dict[bytes, str]()

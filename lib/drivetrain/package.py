@@ -7,11 +7,12 @@ hash of their contents, so that a copy which stands on HDFS is known by its name
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import platform
 import re
 import shutil
+import sys
 import sysconfig
 import tempfile
 import time
@@ -31,12 +32,14 @@ KEPT: Final = "made.json"
 IN_USE_SECONDS: Final = 3600.0
 ARCHIVE: Final = re.compile(r"(?:env|app|spark|pyspark)-[0-9a-f]{12}\.(?:tar\.gz|zip)")
 CONF: Final = ("*.yaml", "datasets/*.yaml", "gold/*.yaml", "gold/*.sql")
-OTHERS: Final = {"x86_64": "linux-(?:aarch_64|riscv64)", "aarch64": "linux-(?:x86_64|riscv64)"}
-# Spark's other kind of cluster with what it alone uses, and native code for other machines than these.
+# Parts of Spark that no job of ours starts, each with what it alone uses: Kubernetes, Connect's server, the Scala
+# shell, MLlib.
 NOT_OF_SPARK: Final = re.compile(
     r"(?:kubernetes-|spark-kubernetes_|volcano-|vertx-|zjsonpatch-).*"
-    rf"|netty-.*-(?:osx|windows|{OTHERS.get(platform.machine(), 'no-other')})-.*"
+    r"|(?:spark-connect|spark-repl|spark-mllib|breeze|spire|cats-kernel|algebra)(?:-[a-z]+)?_2.*"
+    r"|scala-compiler-.*"
 )
+NATIVE: Final = re.compile(r".*\.(?:so|jnilib|dylib|dll|dll\.a)")
 
 
 class Archives(NamedTuple):
@@ -116,10 +119,34 @@ def application(root: Path, conf_dir: Path) -> Recipe:
 
 def spark(home: Path) -> Recipe:
     """Spark's jars and our own, at the top and uncompressed: jars are compressed already."""
-    jars = [*(spark_home() / "jars").glob("*.jar"), *(home / "jars").glob("*.jar")]
-    entries = [Entry(jar.name, jar.name, jar) for jar in jars if not NOT_OF_SPARK.match(jar.name)]
-    key = _key(map(_state, sorted(jars)))
-    return Recipe("spark", "spark", ".zip", key, lambda _, file: archive.write_zip(entries, file, zipfile.ZIP_STORED))
+    jars = sorted([*(spark_home() / "jars").glob("*.jar"), *(home / "jars").glob("*.jar")])
+    key = _key(map(_state, jars))
+
+    def write(_: Path, file: BinaryIO) -> Contents:
+        entries = (Entry(jar.name, jar.name, for_here(jar)) for jar in jars if not NOT_OF_SPARK.match(jar.name))
+        return archive.write_zip(entries, file, zipfile.ZIP_STORED)
+
+    return Recipe("spark", "spark", ".zip", key, write)
+
+
+def for_here(jar: Path) -> Path | bytes:
+    """The jar, without native code for other machines than this where it has such."""
+    with zipfile.ZipFile(jar) as source:
+        listed = source.infolist()
+        foreign = {one.filename for one in listed if NATIVE.fullmatch(one.filename) and not _runs_here(source, one)}
+        if not foreign or any(one.filename.endswith(".SF") for one in listed):  # a signature covers all that is there
+            return jar
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as target:
+            for one in listed:
+                if one.filename not in foreign:
+                    target.writestr(one, source.read(one))
+    return made.getvalue()
+
+
+def _runs_here(jar: zipfile.ZipFile, native: zipfile.ZipInfo) -> bool:
+    with jar.open(native) as file:
+        return archive.machine(file.read(20)) == archive.machine(Path(sys.executable).read_bytes()[:20])
 
 
 def pyspark() -> Recipe:

@@ -13,14 +13,21 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from drivetrain import archive
 from drivetrain.archive import Entry
 from drivetrain.errors import DrivetrainError, Problem
 
 LIBRARY: Final = f"{sys.platlibdir}/python{sys.version_info[0]}.{sys.version_info[1]}"
+# Where each Python looks for its library before the folder; by os.py it finds that folder.
+LIBRARY_ZIP: Final = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
+MODULE: Final = re.compile(rf"{re.escape(LIBRARY)}/(?!os\.py$|lib-dynload/).*\.pyc?")
+PURE: Final = "packages.zip"
 PYTHON, JAVA = "Python and its library", "Java"
 PACKED: Final = "this machine's libraries"
 
@@ -93,7 +100,7 @@ def environment(lock: Path, java: Path | None, work: Path) -> list[Entry]:
     packages = list(package_entries(lock))
     python = list(python_entries())
     own = [entry for entry in python + packages if isinstance(entry.content, Path)]
-    found = [*python, *packages, *compiled(own, work), *libraries(own, "lib")]
+    found = [*zipped([*python, *packages, *compiled(own, work)], work), *libraries(own, "lib")]
     if java:
         runtime = list(java_entries(java))
         found += [*runtime, *libraries(runtime, "java/lib")]
@@ -117,7 +124,7 @@ def python_entries() -> Iterator[Entry]:
     for path in _files(library, NOT_OF_LIBRARY):
         yield Entry(f"{LIBRARY}/{path.relative_to(library).as_posix()}", PYTHON, path, _mode(path))
     site = site_packages()
-    yield Entry(f"{site}/drivetrain_env.pth", PYTHON, b"import drivetrain_env\n")
+    yield Entry(f"{site}/drivetrain_env.pth", PYTHON, f"{PURE}\nimport drivetrain_env\n".encode())
     yield Entry(f"{site}/drivetrain_env.py", PYTHON, STARTED.encode())
 
 
@@ -171,6 +178,40 @@ def compiled(entries: Iterable[Entry], work: Path) -> Iterator[Entry]:
         made = work.joinpath(*Path(path).parent.parts[1:], name)
         if made.is_file():
             yield Entry(f"{Path(entry.name).parent}/__pycache__/{name}", entry.group, made)
+
+
+def zipped(entries: Iterable[Entry], work: Path) -> Iterator[Entry]:
+    """The same, but what Python can import from a zip file in two of those: its library's modules, and packages without
+    native code. A node unpacks file by file, and where it lacks Hadoop's native library starts a process for each.
+    """
+    site, found = site_packages(), {entry.name: entry for entry in entries}.values()
+    names = {entry.name for entry in found}
+    native = {_package(name, site) for name in names if ".so" in Path(name).suffixes}
+    inside: dict[str, list[Entry]] = {f"{site}/{PURE}": [], f"{sys.platlibdir}/{LIBRARY_ZIP}": []}
+    for entry in found:
+        package = _package(entry.name, site)
+        if package not in native and f"{site}/{package}/__init__.py" in names:
+            inside[f"{site}/{PURE}"].append(replace(entry, name=_in_zip(entry.name.removeprefix(f"{site}/"))))
+        elif not package and MODULE.fullmatch(entry.name):
+            name = _in_zip(entry.name.removeprefix(f"{LIBRARY}/"))
+            inside[f"{sys.platlibdir}/{LIBRARY_ZIP}"].append(replace(entry, name=name))
+        else:
+            yield entry
+    for (name, modules), group in zip(inside.items(), ("packages without native code", PYTHON), strict=True):
+        path = work / Path(name).name
+        with path.open("wb") as file:
+            archive.write_zip(modules, file, zipfile.ZIP_STORED)
+        yield Entry(name, group, path)
+
+
+def _package(name: str, site: str) -> str:
+    """To which package of the site's a file belongs; empty for none."""
+    return name.removeprefix(f"{site}/").split("/")[0] if name.startswith(f"{site}/") else ""
+
+
+def _in_zip(name: str) -> str:
+    """Byte code lies beside its module there."""
+    return re.sub(r"__pycache__/([^/]+)\.[^./]+\.pyc$", r"\1.pyc", name)
 
 
 # --- Shared libraries ---------------------------------------------------------------------------------------------
