@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ import pytest
 from broker import Broker
 from database import cluster_module
 from hypothesis import HealthCheck, settings
+from py4j import java_gateway, protocol
+
+from drivetrain import hadoop, launch
+from drivetrain.hadoop import Hadoop
 
 # How busy the machine is says nothing of the code.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -54,12 +59,30 @@ class Daemons:
     def root(self) -> str:
         return f"hdfs://127.0.0.1:{self.port('namenode')}"
 
+    @contextmanager
+    def client(self, settings: Mapping[str, str]) -> Iterator[Hadoop]:
+        """As the launcher meets it, which has no Spark: PySpark looks for any JVM's errors in its own."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environ.items():
+                patch.setenv(name, value)
+            patch.setattr(java_gateway, "get_return_value", protocol.get_return_value)
+            with hadoop.connected(launch.spark_home() / "jars", settings) as found:
+                yield found
+
     def kill(self, name: str) -> None:
         """kill -9; returns when the process is gone."""
         pid = json.loads((self.state / "run" / f"{name}.json").read_text())["pid"]
         os.kill(pid, signal.SIGKILL)
         while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]:
             time.sleep(0.05)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two halves for two processes (scripts/test): who waits for daemons leaves a core to the others."""
+    for item in items:
+        names: set[str] = set(getattr(item, "fixturenames", ()))
+        waits = item.get_closest_marker("cluster") or {"cluster", "broker", "database"} & names
+        item.add_marker(pytest.mark.xdist_group("daemons" if waits else "here"))
 
 
 @pytest.fixture(scope="session")

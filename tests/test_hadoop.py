@@ -27,12 +27,9 @@ QUARTER_MB = 3 * cluster_module().NODE_MEMORY_MB // 4  # of the three nodes' mem
 
 
 @pytest.fixture(scope="module")
-def client(cluster: Any) -> Iterator[Hadoop]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.environ.items():
-            patch.setenv(name, value)
-        with hadoop.connected(JARS, {"spark.hadoop.dfs.client.retry.max.attempts": "1"}) as found:
-            yield found
+def client(spark: Any, cluster: Any) -> Iterator[Hadoop]:
+    with cluster.client({"spark.hadoop.dfs.client.retry.max.attempts": "1"}) as found:
+        yield found
 
 
 def test_files_on_hdfs(client: Hadoop, cluster: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from test_history import commit
 
-from drivetrain import hadoop, launch, submit
+from drivetrain import launch, submit
 from drivetrain.deadline import DYNAMIC, FIRST, MOST
 from drivetrain.errors import DrivetrainError
 from drivetrain.files import LOCAL
@@ -103,12 +103,9 @@ def test_the_exit_code_tells_how_it_ended(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture(scope="module")
-def client(cluster: Any) -> Iterator[Hadoop]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.environ.items():
-            patch.setenv(name, value)
-        with hadoop.connected(launch.spark_home() / "jars", {}) as found:
-            yield found
+def client(spark: Any, cluster: Any) -> Iterator[Hadoop]:
+    with cluster.client({}) as found:
+        yield found
 
 
 @pytest.mark.cluster
