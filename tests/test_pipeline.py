@@ -7,6 +7,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from pyspark.errors import PySparkException
+from tiny import Tiny
 
 from drivetrain import conf as reader
 from drivetrain import plan
@@ -214,3 +216,29 @@ def test_of_silver_and_the_unified_table_each_goes_on_without_the_other(
     assert not made.table(".", {"refine_loads": "silver/orders", "unify": "raw_unified_data"}[fails]).exists()
     assert not shop.pipeline().transform().problems
     assert [made.table(".", name).read().count() for name in ("silver/orders", "raw_unified_data")] == [3, 3]
+
+
+@pytest.mark.parametrize("where", ["written", "write_silver"])
+def test_silver_for_which_memory_is_short_is_tried_once_more(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Staging and the write into silver each: with nothing broadcast, and told of in the step."""
+    tiny, seen = Tiny(spark, tmp_path), list[str]()
+    tiny.dataset("orders", {"id": {"primaryKey": True}, "amount": {}})
+    tiny.land("orders/1.csv", "id,amount", "1,5")
+    assert tiny.run().problems == []
+    original = getattr(Pipeline, where)
+
+    def once_short(self: Pipeline, *given: Any) -> Any:
+        seen.append(spark.conf.get("spark.sql.autoBroadcastJoinThreshold"))
+        if len(seen) == 1:
+            raise PySparkException("java.lang.OutOfMemoryError: Java heap space")
+        return original(self, *given)
+
+    monkeypatch.setattr(Pipeline, where, once_short)
+    tiny.land("orders/2.csv", "id,amount", "1,6", "2,7")
+    assert tiny.run().problems == []
+    assert seen[0] != "-1" and seen[1] == "-1"
+    assert sorted(tiny.rows("silver/orders", "id", "amount")) == [("1", "6"), ("2", "7")]
+    short = tiny.rows("ops/steps", "step", "failed", where="short_of_memory")
+    assert short == [("silver", False)]

@@ -126,3 +126,35 @@ def test_a_run_is_compared_with_the_tables_of_those_before(spark: Any, tmp_path:
     assert [note[:38] for note in pipeline.outcome.notes] == ["orders: this run is not like the 20 be"]
     alerts = pipeline.table("ops", "alerts").read().select("kind", "dataset").collect()
     assert [tuple(row) for row in alerts] == [("run", "orders")] and not pipeline.outcome.problems
+
+
+def test_metrics_of_a_gold_table() -> None:
+    step = {"rows": 90, "seconds": 4.0, "started": AT, "before": AT - timedelta(hours=24), "rows_before": 100}
+    found = runs.table_metrics(step)
+    assert found == {
+        "rows": 90.0, "rows grown share": pytest.approx(-0.1), "seconds": 4.0, "hours since the last run": 24.0,
+    }  # fmt: skip
+    first = runs.table_metrics({**step, **runs.NO_RUN})
+    assert math.isnan(first["rows grown share"]) and math.isnan(first["hours since the last run"])
+
+
+@pytest.mark.spark
+def test_a_gold_table_that_loses_rows_is_told_of(spark: Any, tmp_path: Path) -> None:
+    """It has more than it had at first, so that only the loss is odd; a failed publication says nothing."""
+    tiny = Tiny(spark, tmp_path)
+    tiny.dataset("orders", {"id": {}})
+    pipeline = Pipeline(spark, reader.load(tmp_path / "conf", "local", environ={}), "now", "batch", Progress("now"))
+    steps = pipeline.table("ops", "steps")
+
+    def step(run: str, day: int, rows: int, name: str = "daily", **more: Any) -> ops.Step:
+        return ops.Step(run, "batch", "gold", name, AT + timedelta(days=day), 5.0 + day % 3, rows, **more)
+
+    for day in range(runs.LEAST + 5):
+        ran = [step(f"r{day}", day, 1000 + 10 * day), step(f"r{day}", day, 1000 + 10 * day, "steady")]
+        ops.write(steps, [*ran, step(f"r{day}", day, 0, failed=True)], {}, f"r{day}")
+    last = runs.LEAST + 5
+    done = [step("now", last, 1150), step("now", last, 1000 + 10 * last, "steady")]
+    pipeline.steps.done += [*done, step("now", last, 0, "bad", failed=True)]
+    runs.look(pipeline)
+    (note,) = pipeline.outcome.notes
+    assert note.startswith("daily: this run is not like the 25 before it: rows grown share -0.0"), note

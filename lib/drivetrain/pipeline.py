@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from threading import Lock
+from typing import TypeVar
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -61,6 +62,7 @@ UNTUNED = ("speed", *UNLOCKED)  # what they run in streams keeps the settings of
 FILES = ":files:"  # in the names of commits to quarantine that tell of files
 
 # Appends records to a dataset's log, with what the commit says, the records' layouts and their files; rows written.
+T = TypeVar("T")
 Append = Callable[[Dataset, DataFrame, Mapping[str, object], Mapping[str, Sequence[str]], Sequence[Intake]], int]
 
 
@@ -427,24 +429,28 @@ class Pipeline:
         with self.staging(dataset) as folder, self.step("silver", dataset.name, reads) as step:
             given = dataset.stream or loads.given  # a stream's rows are judged as they come
             judge = None if given else self.judge(dataset)
+
+            def stage(by: Judge | None) -> DataFrame:
+                return self.in_memory(step, lambda: self.stage(dataset, log, loads, folder, by))
+
             try:
-                staged = self.stage(dataset, log, loads, folder, judge)
+                staged = stage(judge)
             except FAILURES as error:
                 if not judge:
                     raise
-                staged, judge = self.stage(dataset, log, loads, folder, None), None
+                staged, judge = stage(None), None
                 flow.unjudged(self, dataset, error)
             with self.compared(dataset, staged, loads) as (rows, known):
                 decision = self.decision(dataset, rows, loads, judge)
                 held = judge and decision and decision.held
                 if not held:
-                    step.rows = self.commit(dataset, rows, known, loads, logged, decision)
+                    step.rows = self.commit(step, dataset, rows, known, loads, logged, decision)
                 else:
                     kept = silver.classify(silver.kept(rows).drop("_outcome"), dataset, self.may_be_known(dataset))
                     staged = self.written(kept, f"{folder}/kept")
             if held:
                 with self.compared(dataset, staged, loads) as (rows, known):
-                    step.rows = self.commit(dataset, rows, known, loads, logged, decision)
+                    step.rows = self.commit(step, dataset, rows, known, loads, logged, decision)
 
     @contextmanager
     def compared(self, dataset: Dataset, staged: DataFrame, loads: Loads) -> Iterator[tuple[DataFrame, Known | None]]:
@@ -531,7 +537,7 @@ class Pipeline:
         return any(len(versions) > 1 for versions in self.taken(dataset).values())
 
     def commit(
-        self, dataset: Dataset, staged: DataFrame, known: Known | None, loads: Loads, logged: Logged,
+        self, step: ops.Step, dataset: Dataset, staged: DataFrame, known: Known | None, loads: Loads, logged: Logged,
         decision: Decision | None,
     ) -> int:  # fmt: skip
         """Write what was staged: verdicts, which are given once they stand, then quarantine, then silver, whose commit
@@ -560,7 +566,7 @@ class Pipeline:
         if decision and any(row["flagged"] for row in found):
             flow.write_anomalies(self, dataset, staged, loads, decision)
         self.write_quarantine(dataset, staged, counts, loads)
-        self.write_silver(dataset, good, known, row, loads, decision)
+        self.in_memory(step, lambda: self.write_silver(dataset, good, known, row, loads, decision))
         self.outcome.ledger.append(row)
         if decision:
             flow.note(self, dataset, staged, loads, decision)
@@ -683,6 +689,10 @@ class Pipeline:
             table.append(rows, Txn(dataset.name, last), {"run": self.outcome.run}, NO_STATISTICS)
             step.rows = table.rows_written(table.version())
 
+    def in_memory(self, step: ops.Step, compute: Callable[[], T]) -> T:
+        """What it computes, where memory was short once more and conservatively."""
+        return tune.carefully_in_memory(self.spark, compute, self.progress.say, step)
+
     # --- silver -> gold ---
 
     def publish_all(self) -> None:
@@ -731,7 +741,7 @@ class Pipeline:
             def build() -> DataFrame:
                 return self.written(self.candidate(table, pinned, f"{folder}/groups"), f"{folder}/rows")
 
-            candidate = tune.carefully_in_memory(self.spark, build, self.progress.say, step)
+            candidate = self.in_memory(step, build)
             measured = gold.audit(candidate, table)
             self.note_checks("gold", table.name, measured)
             metadata = {

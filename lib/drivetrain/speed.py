@@ -50,7 +50,7 @@ class Source:
     ) -> None:
         self.pipeline, self.dataset, self.once, self.stop, self.accepted = pipeline, dataset, once, stop, accepted
         self.appender = Appender(pipeline, dataset)
-        self.batches = 0
+        self.batches, self.settled = 0, replace(self.figures)
         self.query: StreamingQuery | None = None
         self.failure: Exception | None = None
         self.thread = threading.Thread(target=self.run, name=f"speed-{dataset.name}", daemon=True)
@@ -94,6 +94,7 @@ class Source:
         self.figures.busy_seconds += self.figures.batch_seconds
         self.figures.busy_squares += self.figures.batch_seconds**2
         self.figures.failure = None
+        self.settled = replace(self.figures)  # whole: who asks in mid-batch would cut between rows and their seconds
 
 
 class Folder(Source):
@@ -451,7 +452,7 @@ class Speed:
         """What each stream has brought since the last time."""
         found = []
         for source in self.sources:
-            now = replace(source.figures)
+            now = source.settled if source.thread.is_alive() else source.figures
             then, self.counted[now.dataset] = self.counted.get(now.dataset, Figures(now.dataset)), now
             if now.batches > then.batches:
                 counts = {name: getattr(now, name) - getattr(then, name) for name in COUNTED}

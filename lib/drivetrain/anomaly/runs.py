@@ -1,4 +1,4 @@
-"""Runs that are not like the others: what a run did with a dataset, by a forest over what the runs before it did.
+"""Runs that are not like the others: what one did with a dataset or gold table, by a forest over what those before did.
 
 The run stands among its past when the forest is grown, so that in a quiet history it is as likely as any other to
 score high. It is told of where few past runs score as high, and either the score lies far beyond theirs, or one of its
@@ -8,8 +8,9 @@ metrics far beyond all that they were: one odd metric among many moves a score b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,6 +25,7 @@ from drivetrain.anomaly.forest import Floats
 from drivetrain.anomaly.reference import FAILED
 from drivetrain.anomaly.scoring import Scorer
 from drivetrain.session import reason
+from drivetrain.sink import Table
 
 if TYPE_CHECKING:
     from drivetrain.pipeline import Pipeline
@@ -37,6 +39,7 @@ FAR: Final = 5.0  # deviations of the past scores from their median
 # Of amounts factors count, of shares differences.
 AMOUNTS: Final = ("rows", "files", "seconds", "hours since the last run")
 DOUBLE, POINT = math.log(2), 0.01  # the least by which they must leave the past's range, beside half of that range
+NO_RUN: Final = {"before": None, "rows_before": None}
 SMALL: Final = 10.0  # an amount below which factors say little
 
 
@@ -88,36 +91,75 @@ def _beyond(name: str, column: Floats) -> bool:
 
 
 def look(pipeline: Pipeline) -> None:
-    """A note and an alert for each dataset with which this run did what none before it did. Nothing that is found, or
-    goes wrong here, stops a job."""
-    outcome, ledger = pipeline.outcome, pipeline.table("ops", "ledger")
-    mine = ops.together([row for row in outcome.ledger if row.run == outcome.run])
-    if not mine or not ledger.exists() or ledger.version() < LEAST - 1:  # a run is a commit: spare young ones the query
-        return
+    """A note and an alert for each dataset and gold table with which this run did what none before it did. Nothing that
+    is found, or goes wrong here, stops a job."""
+    outcome = pipeline.outcome
     try:
-        past = _past(pipeline, ledger.read().where(F.col("dataset").isin(*[row.dataset for row in mine])))
-        for row in mine:
-            before = [one for one in past if one["dataset"] == row.dataset]
-            now = {**asdict(row), **_own(pipeline, row.dataset), "before": before[0]["at"] if before else None}
-            if odd := judge(list(map(metrics, before)), metrics(now)):
-                what = f"this run is not like the {odd.past} before it: {odd.why}"
-                outcome.notes.append(f"{row.dataset}: {what}")
-                ops.alert(pipeline.table("ops", "alerts"), outcome.run, "run", row.dataset, what)
+        for name, odd in (*_odd_datasets(pipeline), *_odd_tables(pipeline)):
+            what = f"this run is not like the {odd.past} before it: {odd.why}"
+            outcome.notes.append(f"{name}: {what}")
+            ops.alert(pipeline.table("ops", "alerts"), outcome.run, "run", name, what)
     except FAILED as error:
         outcome.notes.append(f"this run was not compared with those before it: {reason(error)}")
+
+
+def _odd_datasets(pipeline: Pipeline) -> Iterator[tuple[str, Odd]]:
+    ledger = pipeline.table("ops", "ledger")
+    mine = ops.together([row for row in pipeline.outcome.ledger if row.run == pipeline.outcome.run])
+    if not mine or _young(ledger):
+        return
+    past = _past(pipeline, ledger.read().where(F.col("dataset").isin(*[row.dataset for row in mine])))
+    for row in mine:
+        before = [one for one in past if one["dataset"] == row.dataset]
+        now = {**asdict(row), **_own(pipeline, row.dataset), "before": before[0]["at"] if before else None}
+        if odd := judge(list(map(metrics, before)), metrics(now)):
+            yield row.dataset, odd
+
+
+def _odd_tables(pipeline: Pipeline) -> Iterator[tuple[str, Odd]]:
+    steps = pipeline.table("ops", "steps")
+    mine = [step for step in pipeline.steps.done if step.step == "gold" and not step.failed]
+    if not mine or _young(steps):
+        return
+    names = [step.dataset for step in mine]
+    published = steps.read().where((F.col("step") == "gold") & F.col("dataset").isin(*names) & ~F.col("failed"))
+    past: Sequence[Any] = _latest(published, "started", {"before": "started", "rows_before": "rows"}).collect()
+    for step in mine:
+        before = [one for one in past if one["dataset"] == step.dataset]
+        last = {"before": before[0]["started"], "rows_before": before[0]["rows"]} if before else NO_RUN
+        if odd := judge(list(map(table_metrics, before)), table_metrics({**asdict(step), **last})):
+            yield step.dataset, odd
+
+
+def _young(table: Table) -> bool:
+    """A run is a commit: without enough of them there is no need to ask."""
+    return not table.exists() or table.version() < LEAST - 1
+
+
+def table_metrics(step: Mapping[str, Any]) -> Metrics:
+    """Of a step that published a gold table, with ``before`` and ``rows_before`` of the one before it."""
+    rows, before = step["rows"], step["rows_before"]
+    return {
+        "rows": float(rows), "rows grown share": rows / before - 1 if before else math.nan,
+        "seconds": step["seconds"], "hours since the last run": _hours(step["before"], step["started"]),
+    }  # fmt: skip
 
 
 def metrics(row: Mapping[str, Any]) -> Metrics:
     """Of a row of the ledger with ``seconds`` of its steps, ``nulls`` of ``sampled`` values, and ``before``: when the
     run before it was."""
-    rows, at, before = row["rows_in"], row["at"], row["before"]
+    rows = row["rows_in"]
     shares = {f"{name} share": _share(row[name], rows) for name in ("quarantined", "duplicate", "late", "updated")}
-    hours = (at.timestamp() - before.timestamp()) / 3600 if before else math.nan
     return {
         "rows": float(rows), "files": float(row["files"]), **shares,
         "missing share": _share(row["nulls"], row["sampled"]),
-        "seconds": math.nan if row["seconds"] is None else row["seconds"], "hours since the last run": hours,
+        "seconds": math.nan if row["seconds"] is None else row["seconds"],
+        "hours since the last run": _hours(row["before"], row["at"]),
     }  # fmt: skip
+
+
+def _hours(since: datetime | None, until: datetime) -> float:
+    return (until.timestamp() - since.timestamp()) / 3600 if since else math.nan
 
 
 def _share(part: int | None, whole: int | None) -> float:
@@ -126,9 +168,7 @@ def _share(part: int | None, whole: int | None) -> float:
 
 def _past(pipeline: Pipeline, ledger: DataFrame) -> Sequence[Any]:
     """Each dataset's last rows of the ledger, the newest first, with what `metrics` asks for."""
-    by = Window.partitionBy("dataset").orderBy(F.desc("at"))
-    runs = ledger.withColumns({"before": F.lead("at").over(by), "place": F.row_number().over(by)})
-    runs = runs.where(F.col("place") <= MOST)
+    runs = _latest(ledger, "at", {"before": "at"})
     sums = {"steps": [F.sum("seconds").alias("seconds")], "profiles": [F.sum(one).alias(one) for one in PROFILED]}
     for name, wanted in sums.items():
         table = pipeline.table("ops", name)
@@ -136,6 +176,14 @@ def _past(pipeline: Pipeline, ledger: DataFrame) -> Sequence[Any]:
             runs = runs.join(table.read().groupBy("run", "dataset").agg(*wanted), ["run", "dataset"], "left")
     missing = [name for name in ("seconds", *PROFILED) if name not in runs.columns]
     return runs.withColumns({name: F.lit(None) for name in missing}).orderBy("place").collect()
+
+
+def _latest(rows: DataFrame, at: str, before: Mapping[str, str]) -> DataFrame:
+    """Each dataset's last rows by that time, the newest first (``place``), with columns of the row ``before`` each."""
+    by = Window.partitionBy("dataset").orderBy(F.desc(at))
+    told = {name: F.lead(column).over(by) for name, column in before.items()}
+    placed = rows.withColumns({**told, "place": F.row_number().over(by)})
+    return placed.where(F.col("place") <= MOST).orderBy("place")
 
 
 def _own(pipeline: Pipeline, dataset: str) -> Mapping[str, Any]:
