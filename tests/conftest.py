@@ -20,6 +20,7 @@ from broker import Broker
 from database import cluster_module
 from hypothesis import HealthCheck, settings
 from py4j import java_gateway, protocol
+from xdist.scheduler import LoadScopeScheduling
 
 from drivetrain import hadoop, launch
 from drivetrain.hadoop import Hadoop
@@ -31,6 +32,11 @@ settings.load_profile("here")
 ROOT = Path(__file__).resolve().parents[1]
 STATE = Path(os.environ.get("DRIVETRAIN_HOME", ROOT / ".drivetrain"))
 
+
+# Modules whose tests ask for HDFS and YARN, a broker or a database.
+DAEMONS = {f"test_{name}" for name in (
+    "cluster", "concurrent", "hadoop", "jdbc", "kafka", "kills", "speed", "submit", "yarn",
+)}  # fmt: skip
 
 # Tables of a few rows: compiling costs more than it saves. What tests start as processes runs as it is delivered.
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
@@ -77,12 +83,16 @@ class Daemons:
             time.sleep(0.05)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two halves for two processes (scripts/test): who waits for daemons leaves a core to the others."""
-    for item in items:
-        names: set[str] = set(getattr(item, "fixturenames", ()))
-        waits = item.get_closest_marker("cluster") or {"cluster", "broker", "database"} & names
-        item.add_marker(pytest.mark.xdist_group("daemons" if waits else "here"))
+class Halves(LoadScopeScheduling):
+    """For two processes (scripts/test): one starts the daemons, and waits for them a lot, the other does the rest."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "daemons" if Path(nodeid.split("::")[0]).stem in DAEMONS else "here"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return Halves(config, log)
 
 
 @pytest.fixture(scope="session")
