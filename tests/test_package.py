@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from drivetrain import launch, package, runtime
-from drivetrain.archive import Contents
+from drivetrain.archive import Contents, Entry
 from drivetrain.errors import DrivetrainError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,6 +185,39 @@ def test_native_code_is_for_this_machine_alone(tmp_path: Path) -> None:
     assert f"librocksdbjni-{own}.so" in left and not [name for name in gone if name.endswith(".class")]
     assert {f"librocksdbjni-{other}.so", "librocksdbjni-win64.dll", "librocksdbjni-osx-arm64.jnilib"} <= gone
     assert made.stat().st_size < rocksdb.stat().st_size / 5
+
+
+def test_what_python_imports_from_a_zip_file_lies_in_one(tmp_path: Path) -> None:
+    """Packages that have native code, or are parts of a namespace, and single modules stay as they are."""
+    site, library = runtime.site_packages(), runtime.LIBRARY
+    tag = f"{sys.implementation.cache_tag}.pyc"
+    outside = [
+        f"{library}/os.py", f"{library}/__pycache__/os.{tag}", f"{library}/lib-dynload/_json.so", f"{site}/six.py",
+        f"{site}/nat/__init__.py", f"{site}/nat/deep/core.cpython-3x-linux-gnu.so", f"{site}/nat.libs/libx.so.1",
+        f"{site}/space/part.py", f"{site}/pure-1.0.dist-info/METADATA", f"{site}/drivetrain_env.pth", "bin/python3",
+    ]  # fmt: skip
+    inside = {
+        f"{site}/packages.zip": {
+            f"{site}/pure/__init__.py": "pure/__init__.py", f"{site}/pure/data.json": "pure/data.json",
+            f"{site}/pure/__pycache__/__init__.{tag}": "pure/__init__.pyc",
+        },
+        f"{sys.platlibdir}/{runtime.LIBRARY_ZIP}": {
+            f"{library}/json/decoder.py": "json/decoder.py",
+            f"{library}/json/__pycache__/decoder.{tag}": "json/decoder.pyc",
+        },
+    }  # fmt: skip
+    names = [*outside, *[name for part in inside.values() for name in part]]
+    made = {e.name: e for e in runtime.zipped([Entry(name, "x", name.encode()) for name in names], tmp_path)}
+    assert set(made) == {*outside, *inside}
+    for name, part in inside.items():
+        with zipfile.ZipFile(str(made[name].content)) as file:
+            assert {one: file.read(one) for one in file.namelist()} == {new: old.encode() for old, new in part.items()}
+
+
+def test_where_the_processor_is_not_known_jars_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    (rocksdb,) = (launch.spark_home() / "jars").glob("rocksdbjni-*.jar")
+    monkeypatch.setattr(package, "machine", lambda: None)
+    assert package.for_here(rocksdb) == rocksdb
 
 
 def test_a_jar_that_is_signed_or_has_nothing_to_lose_stays_as_it_is(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,32 +130,74 @@ def test_a_run_is_compared_with_the_tables_of_those_before(spark: Any, tmp_path:
 
 
 def test_metrics_of_a_gold_table() -> None:
-    step = {"rows": 90, "seconds": 4.0, "started": AT, "before": AT - timedelta(hours=24), "rows_before": 100}
+    step = {"rows": 900, "seconds": 4.0, "started": AT, "before": AT - timedelta(hours=24), "rows_before": 1100}
     found = runs.table_metrics(step)
     assert found == {
-        "rows": 90.0, "rows grown share": pytest.approx(-0.1), "seconds": 4.0, "hours since the last run": 24.0,
+        "lost share": 0.15, "new share": 0.0, "seconds": 4.0, "hours since the last run": 24.0,
     }  # fmt: skip
+    grown = runs.table_metrics({**step, "rows": 2300})
+    assert (grown["lost share"], grown["new share"]) == (0.0, 0.5)
     first = runs.table_metrics({**step, **runs.NO_RUN})
-    assert math.isnan(first["rows grown share"]) and math.isnan(first["hours since the last run"])
+    assert math.isnan(first["lost share"]) and math.isnan(first["hours since the last run"])
+
+
+def tables(*rows: int) -> list[Metrics]:
+    """Daily publications with so many rows."""
+    told = [
+        {"rows": now, "seconds": 5.0 + day % 3, "started": AT + timedelta(days=day),
+         "before": AT + timedelta(days=day - 1), "rows_before": before}
+        for day, (before, now) in enumerate(pairwise(rows))
+    ]  # fmt: skip
+    return [runs.table_metrics(one) for one in told]
+
+
+@pytest.mark.parametrize("first", [[], [10], [500, 3, 900]], ids=["as always", "small at first", "once torn"])
+@pytest.mark.parametrize(("last", "words"), [(700, "lost share 0.45"), (28_000, "new share 0.9")])
+def test_a_gold_table_that_loses_rows_or_gets_many_is_odd(first: list[int], last: int, words: str) -> None:
+    *past, now = tables(*first, *range(1000, 1400, 10), last)
+    odd = runs.judge(past, now)
+    assert odd and words in odd.why
+
+
+@pytest.mark.parametrize("first", [[], [10], [500, 3, 900]], ids=["as always", "small at first", "once torn"])
+def test_a_gold_table_that_grows_as_ever_is_not(first: list[int]) -> None:
+    for last in (1390, 1400, 1420, 1450):
+        *past, now = tables(*first, *range(1000, 1400, 10), last)
+        assert runs.judge(past, now) is None, last
+
+
+def test_a_small_gold_table_may_get_or_lose_a_row() -> None:
+    for rows in (0, 3, 20):
+        for other in (rows + 1, max(rows - 1, 0)):
+            *past, now = tables(*[rows] * 30, other)
+            assert runs.judge(past, now) is None, (rows, other)
 
 
 @pytest.mark.spark
-def test_a_gold_table_that_loses_rows_is_told_of(spark: Any, tmp_path: Path) -> None:
-    """It has more than it had at first, so that only the loss is odd; a failed publication says nothing."""
+def test_gold_tables_in_the_flow(spark: Any, tmp_path: Path) -> None:
+    """Of one that loses rows a note and an alert; a failed publication, a replay's and a stream's say nothing."""
     tiny = Tiny(spark, tmp_path)
     tiny.dataset("orders", {"id": {}})
     pipeline = Pipeline(spark, reader.load(tmp_path / "conf", "local", environ={}), "now", "batch", Progress("now"))
     steps = pipeline.table("ops", "steps")
 
     def step(run: str, day: int, rows: int, name: str = "daily", **more: Any) -> ops.Step:
-        return ops.Step(run, "batch", "gold", name, AT + timedelta(days=day), 5.0 + day % 3, rows, **more)
+        made = ops.Step(run, "batch", "gold", name, AT + timedelta(days=day), 5.0 + day % 3, rows)
+        return replace(made, **more)
 
-    for day in range(runs.LEAST + 5):
-        ran = [step(f"r{day}", day, 1000 + 10 * day), step(f"r{day}", day, 1000 + 10 * day, "steady")]
-        ops.write(steps, [*ran, step(f"r{day}", day, 0, failed=True)], {}, f"r{day}")
     last = runs.LEAST + 5
+    for day in range(last):
+        rows = 1000 + 10 * day
+        ran = [step(f"r{day}", day, rows, name) for name in ("daily", "steady", "bad")]
+        beside = [step(f"p{day}", day, 5, job="replay"), step(f"s{day}", day, 5, job="speed")]
+        ops.write(steps, [*ran, *beside, step(f"r{day}", day, 0, failed=True)], {}, f"r{day}")
     done = [step("now", last, 1150), step("now", last, 1000 + 10 * last, "steady")]
     pipeline.steps.done += [*done, step("now", last, 0, "bad", failed=True)]
     runs.look(pipeline)
     (note,) = pipeline.outcome.notes
-    assert note.startswith("daily: this run is not like the 25 before it: rows grown share -0.0"), note
+    assert note.startswith("daily: this run is not like the 25 before it: lost share 0.05"), note
+    alerts = pipeline.table("ops", "alerts").read().select("kind", "dataset").collect()
+    assert [tuple(row) for row in alerts] == [("run", "daily")]
+    pipeline.steps.job = "speed"
+    runs.look(pipeline)
+    assert len(pipeline.outcome.notes) == 1

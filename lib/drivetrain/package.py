@@ -12,13 +12,13 @@ import json
 import os
 import re
 import shutil
-import sys
 import sysconfig
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -130,7 +130,9 @@ def spark(home: Path) -> Recipe:
 
 
 def for_here(jar: Path) -> Path | bytes:
-    """The jar, without native code for other machines than this where it has such."""
+    """The jar, without native code for other machines than this where it has such; what stays is deflated anew."""
+    if machine() is None:
+        return jar
     with zipfile.ZipFile(jar) as source:
         listed = source.infolist()
         foreign = {one.filename for one in listed if NATIVE.fullmatch(one.filename) and not _runs_here(source, one)}
@@ -146,7 +148,14 @@ def for_here(jar: Path) -> Path | bytes:
 
 def _runs_here(jar: zipfile.ZipFile, native: zipfile.ZipInfo) -> bool:
     with jar.open(native) as file:
-        return archive.machine(file.read(20)) == archive.machine(Path(sys.executable).read_bytes()[:20])
+        return archive.machine(file.read(20)) == machine()
+
+
+@cache
+def machine() -> int | None:
+    """For which processor this Python is; None where its program is none that `archive.machine` knows."""
+    with runtime.interpreter().open("rb") as file:
+        return archive.machine(file.read(20))
 
 
 def pyspark() -> Recipe:

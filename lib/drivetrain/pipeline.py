@@ -61,8 +61,8 @@ UNLOCKED = ("replay", "anomalies")  # write while others may, whose history must
 UNTUNED = ("speed", *UNLOCKED)  # what they run in streams keeps the settings of its first start
 FILES = ":files:"  # in the names of commits to quarantine that tell of files
 
-# Appends records to a dataset's log, with what the commit says, the records' layouts and their files; rows written.
 T = TypeVar("T")
+# Appends records to a dataset's log, with what the commit says, the records' layouts and their files; rows written.
 Append = Callable[[Dataset, DataFrame, Mapping[str, object], Mapping[str, Sequence[str]], Sequence[Intake]], int]
 
 
@@ -444,13 +444,13 @@ class Pipeline:
                 decision = self.decision(dataset, rows, loads, judge)
                 held = judge and decision and decision.held
                 if not held:
-                    step.rows = self.commit(step, dataset, rows, known, loads, logged, decision)
+                    step.rows = self.commit(dataset, rows, known, loads, logged, decision)
                 else:
                     kept = silver.classify(silver.kept(rows).drop("_outcome"), dataset, self.may_be_known(dataset))
                     staged = self.written(kept, f"{folder}/kept")
             if held:
                 with self.compared(dataset, staged, loads) as (rows, known):
-                    step.rows = self.commit(step, dataset, rows, known, loads, logged, decision)
+                    step.rows = self.commit(dataset, rows, known, loads, logged, decision)
 
     @contextmanager
     def compared(self, dataset: Dataset, staged: DataFrame, loads: Loads) -> Iterator[tuple[DataFrame, Known | None]]:
@@ -537,7 +537,7 @@ class Pipeline:
         return any(len(versions) > 1 for versions in self.taken(dataset).values())
 
     def commit(
-        self, step: ops.Step, dataset: Dataset, staged: DataFrame, known: Known | None, loads: Loads, logged: Logged,
+        self, dataset: Dataset, staged: DataFrame, known: Known | None, loads: Loads, logged: Logged,
         decision: Decision | None,
     ) -> int:  # fmt: skip
         """Write what was staged: verdicts, which are given once they stand, then quarantine, then silver, whose commit
@@ -566,7 +566,7 @@ class Pipeline:
         if decision and any(row["flagged"] for row in found):
             flow.write_anomalies(self, dataset, staged, loads, decision)
         self.write_quarantine(dataset, staged, counts, loads)
-        self.in_memory(step, lambda: self.write_silver(dataset, good, known, row, loads, decision))
+        self.write_silver(dataset, good, known, row, loads, decision)
         self.outcome.ledger.append(row)
         if decision:
             flow.note(self, dataset, staged, loads, decision)

@@ -26,7 +26,7 @@ from drivetrain.errors import DrivetrainError, Problem
 LIBRARY: Final = f"{sys.platlibdir}/python{sys.version_info[0]}.{sys.version_info[1]}"
 # Where each Python looks for its library before the folder; by os.py it finds that folder.
 LIBRARY_ZIP: Final = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
-MODULE: Final = re.compile(rf"{re.escape(LIBRARY)}/(?!os\.py$|lib-dynload/).*\.pyc?")
+MODULE: Final = re.compile(rf"{re.escape(LIBRARY)}/(?!os\.py$|__pycache__/os\.|lib-dynload/).*\.pyc?")
 PURE: Final = "packages.zip"
 PYTHON, JAVA = "Python and its library", "Java"
 PACKED: Final = "this machine's libraries"

@@ -452,7 +452,8 @@ class Speed:
         """What each stream has brought since the last time."""
         found = []
         for source in self.sources:
-            now = source.settled if source.thread.is_alive() else source.figures
+            whole = source.settled if source.thread.is_alive() else source.figures
+            now = replace(whole, lag_offsets=source.figures.lag_offsets)
             then, self.counted[now.dataset] = self.counted.get(now.dataset, Figures(now.dataset)), now
             if now.batches > then.batches:
                 counts = {name: getattr(now, name) - getattr(then, name) for name in COUNTED}

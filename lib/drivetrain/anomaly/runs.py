@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -39,8 +40,13 @@ FAR: Final = 5.0  # deviations of the past scores from their median
 # Of amounts factors count, of shares differences.
 AMOUNTS: Final = ("rows", "files", "seconds", "hours since the last run")
 DOUBLE, POINT = math.log(2), 0.01  # the least by which they must leave the past's range, beside half of that range
-NO_RUN: Final = {"before": None, "rows_before": None}
 SMALL: Final = 10.0  # an amount below which factors say little
+
+# Jobs that publish gold tables once; a stream does so every so often, and a replay beside them.
+PUBLISHERS: Final = ("etl", "batch")
+TOLD: Final = ("started", "rows", "seconds")
+FEW: Final = 100  # rows of a table that are nothing to be told of
+NO_RUN: Final = {"before": None, "rows_before": None}
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def look(pipeline: Pipeline) -> None:
     is found, or goes wrong here, stops a job."""
     outcome = pipeline.outcome
     try:
-        for name, odd in (*_odd_datasets(pipeline), *_odd_tables(pipeline)):
+        for name, odd in chain(_odd_datasets(pipeline), _odd_tables(pipeline)):
             what = f"this run is not like the {odd.past} before it: {odd.why}"
             outcome.notes.append(f"{name}: {what}")
             ops.alert(pipeline.table("ops", "alerts"), outcome.run, "run", name, what)
@@ -119,11 +125,12 @@ def _odd_datasets(pipeline: Pipeline) -> Iterator[tuple[str, Odd]]:
 def _odd_tables(pipeline: Pipeline) -> Iterator[tuple[str, Odd]]:
     steps = pipeline.table("ops", "steps")
     mine = [step for step in pipeline.steps.done if step.step == "gold" and not step.failed]
-    if not mine or _young(steps):
+    if not mine or pipeline.steps.job not in PUBLISHERS or _young(steps):
         return
-    names = [step.dataset for step in mine]
-    published = steps.read().where((F.col("step") == "gold") & F.col("dataset").isin(*names) & ~F.col("failed"))
-    past: Sequence[Any] = _latest(published, "started", {"before": "started", "rows_before": "rows"}).collect()
+    gold = (F.col("step") == "gold") & F.col("dataset").isin(*[step.dataset for step in mine])
+    published = steps.read().where(gold & F.col("job").isin(*PUBLISHERS) & ~F.col("failed"))
+    told = _latest(published.select("dataset", *TOLD), "started", {"before": "started", "rows_before": "rows"})
+    past: Sequence[Any] = told.orderBy("place").collect()
     for step in mine:
         before = [one for one in past if one["dataset"] == step.dataset]
         last = {"before": before[0]["started"], "rows_before": before[0]["rows"]} if before else NO_RUN
@@ -137,12 +144,18 @@ def _young(table: Table) -> bool:
 
 
 def table_metrics(step: Mapping[str, Any]) -> Metrics:
-    """Of a step that published a gold table, with ``before`` and ``rows_before`` of the one before it."""
+    """Of a step that published a gold table, with ``before`` and ``rows_before`` of the one before it. Most tables grow
+    by and by: what is told is which share of the rows went, or is new, by twentieths."""
     rows, before = step["rows"], step["rows_before"]
+    ratio = math.nan if before is None else (FEW + rows) / (FEW + before)
     return {
-        "rows": float(rows), "rows grown share": rows / before - 1 if before else math.nan,
+        "lost share": _twentieths(1 - ratio), "new share": _twentieths(1 - 1 / ratio),
         "seconds": step["seconds"], "hours since the last run": _hours(step["before"], step["started"]),
     }  # fmt: skip
+
+
+def _twentieths(share: float) -> float:
+    return math.nan if math.isnan(share) else max(0, math.floor(20 * share)) / 20
 
 
 def metrics(row: Mapping[str, Any]) -> Metrics:
@@ -179,11 +192,11 @@ def _past(pipeline: Pipeline, ledger: DataFrame) -> Sequence[Any]:
 
 
 def _latest(rows: DataFrame, at: str, before: Mapping[str, str]) -> DataFrame:
-    """Each dataset's last rows by that time, the newest first (``place``), with columns of the row ``before`` each."""
+    """Each dataset's last rows by that time (``place``: 1 for the newest), with columns of the row ``before`` each."""
     by = Window.partitionBy("dataset").orderBy(F.desc(at))
     told = {name: F.lead(column).over(by) for name, column in before.items()}
     placed = rows.withColumns({**told, "place": F.row_number().over(by)})
-    return placed.where(F.col("place") <= MOST).orderBy("place")
+    return placed.where(F.col("place") <= MOST)
 
 
 def _own(pipeline: Pipeline, dataset: str) -> Mapping[str, Any]:
