@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -29,10 +31,10 @@ def cluster_module() -> ModuleType:
 class Database:
     """The service `postgres` of scripts/cluster in a folder of its own; one user has to give a password."""
 
-    def __init__(self, home: Path, java: str) -> None:
-        if os.geteuid() == 0:  # PostgreSQL's user must get to its data
-            for folder in (home, *home.parents[:2]):
-                folder.chmod(0o755)
+    def __init__(self, java: str) -> None:
+        # Not below pytest's own folder, which it closes to others, as PostgreSQL's user.
+        self.home = home = Path(tempfile.mkdtemp(prefix="drivetrain-database-"))
+        home.chmod(0o755)
         (home / "venv").symlink_to(HOME / "venv")
         self.cluster = cluster_module().Cluster(home, java)
         self.up()
@@ -50,6 +52,7 @@ class Database:
 
     def down(self) -> None:
         self.cluster.down()
+        shutil.rmtree(self.home, ignore_errors=True)
 
     def psql(self, *words: str, database: str = "shop") -> list[str]:
         place = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database]

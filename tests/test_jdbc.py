@@ -144,10 +144,10 @@ def test_no_jdbc_no_pull(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+def database() -> Iterator[Database]:
     if not shutil.which("postgres") and not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    made = Database(tmp_path_factory.mktemp("database"), shutil.which("java") or "java")
+    made = Database(shutil.which("java") or "java")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHOP_USER", USER)
         patch.setenv("SHOP_PASSWORD", PASSWORD)

@@ -266,7 +266,7 @@ def test_a_relation_is_told_by_its_log(spark: Any, tmp_path: Path) -> None:
     table.append(spark.range(300_000).selectExpr("id", "'same' AS word"), Txn("t", 1), {}, {})
     tight, ample = Machine(2, tune.HEAP_SHARE * MB), LAPTOP
     found = tune.relation(table, tight)
-    assert (found.rows, found.files, found.bytes) == (300_000, 2, table.bytes()) and found.width > 8
+    assert (found.rows, found.files, found.bytes) == (300_000, 2, table.stored().bytes) and found.width > 8
     assert found.bytes < found.in_memory(found.width) and tune.relation(table, ample).rows == 0
     fact = Relation(GIB, 0, 1, 0)
     assert int(tune.broadcast_threshold(tight, [fact, found]).value) < found.bytes

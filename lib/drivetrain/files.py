@@ -168,7 +168,9 @@ class HadoopFiles:
     """What Hadoop's client reaches, by the configuration of its Java process."""
 
     def __init__(self, jvm: Any, configuration: Any) -> None:
-        self.hadoop, self.io, self.configuration = jvm.org.apache.hadoop, jvm.org.apache.commons.io, configuration
+        # By their whole names: step by step, py4j asks Java for each part of that.
+        self.path_of, self.io = (getattr(jvm, f"org.apache.{one}") for one in ("hadoop.fs.Path", "commons.io.IOUtils"))
+        self.configuration = configuration
 
     def is_folder(self, path: str) -> bool:
         there = self._status(path)
@@ -255,13 +257,13 @@ class HadoopFiles:
         with _translated(path):
             stream = self._system(path).open(self._path(path))
             try:
-                text = self.io.IOUtils.toString(stream, "UTF-8")
+                text = self.io.toString(stream, "UTF-8")
             finally:
                 stream.close()
         return str(text).strip().rsplit("\n", 1)[-1]
 
     def _path(self, path: str) -> Any:
-        return self.hadoop.fs.Path(path)
+        return self.path_of(path)
 
     def _system(self, path: str) -> Any:
         return self._path(path).getFileSystem(self.configuration)

@@ -45,15 +45,15 @@ def compact(pipeline: Pipeline) -> None:
     grown = [(layer, name) for layer, name in _tables(pipeline) if layer in ("bronze", "silver")]
     for layer, name in (*grown, *BOOKS):
         table = pipeline.table(layer, name)
-        if table.exists() and table.files() > FEW_FILES:
+        if table.exists() and table.stored().files > FEW_FILES:
             with (
                 pipeline.problem_of(name),
                 session_confs(pipeline.spark, SIZES),
                 pipeline.step("compact", name) as step,
             ):
-                before = table.files()
+                before = table.stored().files
                 again(table.optimize)
-                step.rows = before - table.files()
+                step.rows = before - table.stored().files
 
 
 @dataclass(frozen=True)

@@ -735,7 +735,7 @@ class Pipeline:
         inputs = [one for one in inputs if one.exists()]
         # A query of one table is refreshed by groups, which are joined with it.
         joined = refresh.groups(table) is not None or sqltext.reads_twice(sqltext.select(table.sql))
-        reads = tune.Reads(inputs, sum(one.bytes() for one in inputs), joined)
+        reads = tune.Reads(inputs, joined=joined)
         with self.staging(table) as folder, self.step("gold", table.name, reads) as step:
 
             def build() -> DataFrame:

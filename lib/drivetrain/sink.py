@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import reduce
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from delta.exceptions import (
     ConcurrentAppendException,
@@ -84,6 +84,13 @@ class Txn:
     version: int
 
 
+class Stored(NamedTuple):
+    """Of a version of a table: bytes of its files, and how many these are."""
+
+    bytes: int
+    files: int
+
+
 class Table:
     """A Delta table at a path."""
 
@@ -91,7 +98,8 @@ class Table:
         self.spark, self.path = spark, path
 
     def exists(self) -> bool:
-        return bool(DeltaTable.isDeltaTable(self.spark, self.path))
+        tables = _java(self.spark, "io.delta.tables.DeltaTable")
+        return bool(tables.isDeltaTable(self.spark._jsparkSession, self.path))
 
     def read(self, version: int | None = None) -> DataFrame:
         reader = self.spark.read.format("delta")
@@ -162,17 +170,13 @@ class Table:
             if metadata is not None:
                 yield version, metadata
 
-    def files(self) -> int:
-        """How many files the latest version has; without Spark jobs where the checksum beside its commit tells."""
+    def stored(self) -> Stored:
+        """What the latest version holds; without Spark jobs where the checksum beside its commit tells."""
         snapshot = self._snapshot()
         checksum = snapshot.checksumOpt()
-        return int(checksum.get().numFiles() if checksum.isDefined() else snapshot.numOfFiles())
-
-    def bytes(self) -> int:
-        """Stored bytes of the latest version, as `files`."""
-        snapshot = self._snapshot()
-        checksum = snapshot.checksumOpt()
-        return int(checksum.get().tableSizeBytes() if checksum.isDefined() else snapshot.sizeInBytes())
+        if checksum.isDefined():
+            return Stored(int(checksum.get().tableSizeBytes()), int(checksum.get().numFiles()))
+        return Stored(int(snapshot.sizeInBytes()), int(snapshot.numOfFiles()))
 
     def left_since(self, version: int) -> datetime | None:
         """Since when files of that version are no longer the table's; None where all still are."""
@@ -208,7 +212,7 @@ class Table:
         log.checkpoint()
         own = next((version for version, _ in self.commits()), None)
         ages = [self.age_hours(version) for version in (oldest, own) if version is not None]
-        keep = _jvm(self.spark).scala.Some(int((max([hours, *ages]) + LOG_HOURS) * 3_600_000))
+        keep = _java(self.spark, "scala.Some")(int((max([hours, *ages]) + LOG_HOURS) * 3_600_000))
         log.cleanUpExpiredLogs(
             log.update(False, none, none), none, keep, getattr(log, "cleanUpExpiredLogs$default$4")()
         )
@@ -264,11 +268,11 @@ class Table:
         return self._log().update(False, _none(self.spark), _none(self.spark))
 
     def _log(self) -> Any:
-        return _jvm(self.spark).org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path)
+        logs = _java(self.spark, "org.apache.spark.sql.delta.DeltaLog")
+        return logs.forTable(self.spark._jsparkSession, self.path)
 
     def _commit(self, version: int) -> list[dict[str, Any]]:
-        jvm = _jvm(self.spark)
-        path = jvm.org.apache.hadoop.fs.Path(f"{self.path}/_delta_log/{version:020d}.json")
+        path = _java(self.spark, "org.apache.hadoop.fs.Path")(f"{self.path}/_delta_log/{version:020d}.json")
         try:
             stream = path.getFileSystem(self.spark._jsc.hadoopConfiguration()).open(path)
         except Py4JJavaError as error:
@@ -276,7 +280,7 @@ class Table:
                 return []
             raise
         try:
-            text = jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8")
+            text = _java(self.spark, "org.apache.commons.io.IOUtils").toString(stream, "UTF-8")
         finally:
             stream.close()
         return [json.loads(line) for line in text.splitlines()]
@@ -287,9 +291,10 @@ def _text(metadata: Mapping[str, Any], txn: Txn | None) -> str:
     return json.dumps({**writer, **metadata}, sort_keys=True, default=str)
 
 
-def _jvm(spark: SparkSession) -> Any:
-    return spark._jvm
+def _java(spark: SparkSession, name: str) -> Any:
+    """A class by its whole name: step by step, py4j asks Java for each part of that, which looks through all jars."""
+    return getattr(spark._jvm, name)
 
 
 def _none(spark: SparkSession) -> Any:
-    return getattr(getattr(_jvm(spark).scala, "None$"), "MODULE$")
+    return getattr(_java(spark, "scala.None$"), "MODULE$")

@@ -240,20 +240,20 @@ def machine(spark: SparkSession) -> Machine:
 def relation(table: Table, machine: Machine, joined: bool = True) -> Relation:
     """The table as Delta's log tells of it, without a scan. Rows are asked for where some of it might be broadcast, and
     might not fit."""
-    size, rows, width = table.bytes(), 0, 0
+    (size, files), rows, width = table.stored(), 0, 0
     if joined and size > machine.room / UNHEARD_OF:
         read = table.read()
         rows, width = read.count(), int(read._jdf.schema().defaultSize())
-    return Relation(size, rows, table.files(), width)
+    return Relation(size, rows, files, width)
 
 
 @dataclass(frozen=True)
 class Reads:
-    """What a step reads: tables, or what is known of them; the stored bytes that go into its shuffles; whether it joins
-    them, or one with itself; and settings that conf gives it."""
+    """What a step reads: tables, or what is known of them; the stored bytes that go into its shuffles, None where those
+    are the tables'; whether it joins them, or one with itself; and settings that conf gives it."""
 
     tables: Sequence[Table | Relation]
-    bytes: int
+    bytes: int | None = None
     joined: bool = True
     settings: Mapping[str, str] = field(default_factory=dict)
 
@@ -319,8 +319,9 @@ class Tuner:
     def plan(self, step: str, dataset: str, reads: Reads) -> Plan:
         key, machine = step_key(step, dataset), self.machine
         relations = [one if isinstance(one, Relation) else relation(one, machine, reads.joined) for one in reads.tables]
+        read = sum(one.bytes for one in relations) if reads.bytes is None else reads.bytes
         runs, frozen = self.history.steps.get(key, ()), self.history.frozen.get(key, {})
-        return plan(machine, relations, reads.bytes, runs, frozen).without({*reads.settings, *self.by_hand})
+        return plan(machine, relations, read, runs, frozen).without({*reads.settings, *self.by_hand})
 
     def metadata(self, job: str, steps: Sequence[Step]) -> dict[str, Any]:
         """What the commit of a run's steps is to carry: history with them."""

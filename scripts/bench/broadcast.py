@@ -43,7 +43,7 @@ def make(spark: SparkSession, work: Path) -> None:
         side = spark.range(rows).selectExpr("id", "id % 7 AS kind", "concat('kind ', id % 7) AS word").coalesce(2)
         table = Table(spark, str(work / name.replace(" ", "")))
         table.append(side, Txn("side", 1), {}, {})
-        say(f"a side of {rows:,} rows, {table.bytes() / 2**20:,.1f} MB stored")
+        say(f"a side of {rows:,} rows, {table.stored().bytes / 2**20:,.1f} MB stored")
 
 
 def one(work: Path, name: str, ours: bool, conf: Conf) -> None:
