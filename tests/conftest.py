@@ -35,7 +35,7 @@ STATE = Path(os.environ.get("DRIVETRAIN_HOME", ROOT / ".drivetrain"))
 
 # Modules whose tests ask for HDFS and YARN, a broker or a database.
 DAEMONS = {f"test_{name}" for name in (
-    "cluster", "concurrent", "hadoop", "jdbc", "kafka", "kills", "speed", "submit", "yarn",
+    "cluster", "concurrent", "hadoop", "jdbc", "kafka", "kills", "real_streams", "speed", "submit", "yarn",
 )}  # fmt: skip
 
 # Tables of a few rows: compiling costs more than it saves. What tests start as processes runs as it is delivered.

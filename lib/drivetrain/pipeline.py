@@ -689,10 +689,6 @@ class Pipeline:
             table.append(rows, Txn(dataset.name, last), {"run": self.outcome.run}, NO_STATISTICS)
             step.rows = table.rows_written(table.version())
 
-    def in_memory(self, step: ops.Step, compute: Callable[[], T]) -> T:
-        """What it computes, where memory was short once more and conservatively."""
-        return tune.carefully_in_memory(self.spark, compute, self.progress.say, step)
-
     # --- silver -> gold ---
 
     def publish_all(self) -> None:
@@ -819,6 +815,10 @@ class Pipeline:
                     raise
         finally:
             self.progress.end(name, dataset, step)
+
+    def in_memory(self, step: ops.Step, compute: Callable[[], T]) -> T:
+        """What it computes, where memory was short once more and conservatively."""
+        return tune.carefully_in_memory(self.spark, compute, self.progress.say, step)
 
     @property
     def staged(self) -> str:

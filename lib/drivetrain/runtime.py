@@ -187,21 +187,17 @@ def zipped(entries: Iterable[Entry], work: Path) -> Iterator[Entry]:
     site, found = site_packages(), {entry.name: entry for entry in entries}.values()
     names = {entry.name for entry in found}
     native = {_package(name, site) for name in names if ".so" in Path(name).suffixes}
-    inside: dict[str, list[Entry]] = {f"{site}/{PURE}": [], f"{sys.platlibdir}/{LIBRARY_ZIP}": []}
+    packages, modules = list[Entry](), list[Entry]()
     for entry in found:
         package = _package(entry.name, site)
         if package not in native and f"{site}/{package}/__init__.py" in names:
-            inside[f"{site}/{PURE}"].append(replace(entry, name=_in_zip(entry.name.removeprefix(f"{site}/"))))
+            packages.append(_inside(entry, site))
         elif not package and MODULE.fullmatch(entry.name):
-            name = _in_zip(entry.name.removeprefix(f"{LIBRARY}/"))
-            inside[f"{sys.platlibdir}/{LIBRARY_ZIP}"].append(replace(entry, name=name))
+            modules.append(_inside(entry, LIBRARY))
         else:
             yield entry
-    for (name, modules), group in zip(inside.items(), ("packages without native code", PYTHON), strict=True):
-        path = work / Path(name).name
-        with path.open("wb") as file:
-            archive.write_zip(modules, file, zipfile.ZIP_STORED)
-        yield Entry(name, group, path)
+    yield _zip(f"{site}/{PURE}", "packages without native code", packages, work)
+    yield _zip(f"{sys.platlibdir}/{LIBRARY_ZIP}", PYTHON, modules, work)
 
 
 def _package(name: str, site: str) -> str:
@@ -209,9 +205,17 @@ def _package(name: str, site: str) -> str:
     return name.removeprefix(f"{site}/").split("/")[0] if name.startswith(f"{site}/") else ""
 
 
-def _in_zip(name: str) -> str:
-    """Byte code lies beside its module there."""
-    return re.sub(r"__pycache__/([^/]+)\.[^./]+\.pyc$", r"\1.pyc", name)
+def _inside(entry: Entry, folder: str) -> Entry:
+    """The entry as it is named in a zip file of the folder: byte code lies beside its module there."""
+    name = entry.name.removeprefix(f"{folder}/")
+    return replace(entry, name=re.sub(r"__pycache__/([^/]+)\.[^./]+\.pyc$", r"\1.pyc", name))
+
+
+def _zip(name: str, group: str, entries: Iterable[Entry], work: Path) -> Entry:
+    path = work / Path(name).name
+    with path.open("wb") as file:
+        archive.write_zip(entries, file, zipfile.ZIP_STORED)
+    return Entry(name, group, path)
 
 
 # --- Shared libraries ---------------------------------------------------------------------------------------------
