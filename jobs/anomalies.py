@@ -116,14 +116,20 @@ def told(found: Comparison) -> str:
 
 
 def list_models(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace) -> None:
+    from drivetrain.anomaly import shown
+
     found = pipeline.judges.registry.histories([dataset.name for dataset in datasets])
     if not found:
         print(f"No models yet: {pipeline.conf.command('anomalies')} fit {' '.join(one.name for one in datasets)}")
         return
     newest = [({step.version: step for step in history.steps}).values() for history in found]
-    columns = ("dataset", "version", "stage", "since", "because", "why")
-    rows = [(s.dataset, s.version, s.stage, f"{s.at:%Y-%m-%d %H:%M}", s.what, s.why) for steps in newest for s in steps]
-    job.table(columns, rows)
+    columns = ("dataset", "version", "stage", "since", "judged", "flagged", "because", "why")
+    seen = shown.totals(pipeline.spark, pipeline.warehouse, [history.dataset for history in found])
+    job.table(columns, [
+        (s.dataset, s.version, s.stage, f"{s.at:%Y-%m-%d %H:%M}", *seen.get((s.dataset, s.version), (0, 0)), s.what,
+         s.why)
+        for steps in newest for s in steps
+    ])  # fmt: skip
 
 
 def promote(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace) -> None:
@@ -164,7 +170,7 @@ def review(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespac
     if not reviewing.any_flagged(pipeline, dataset):
         print(f"{dataset.name}: no row has been flagged yet; ops.verdicts has what was judged")
     if waiting := reviewing.examples(pipeline, dataset, SHOWN):
-        job.table(("id", "model", "score", "removed", "reason", "file", "line"), waiting)
+        job.table(("id", "key", "model", "score", "removed", "reason", "file", "line"), waiting)
         print(f"Say of each: {command} --release ids, or a condition, of what is none; --confirm of what is one")
     weeks = reviewing.weeks(pipeline, dataset)
     if not weeks:

@@ -111,8 +111,8 @@ def test_each_stage_and_the_way_back(spark: Any, tmp_path: Path) -> None:
     one.promote(1, "advisory")
     one.load(("odd3", "A", 88, -90), *rows(500, 100))
     assert one.odd() == ["odd1", "odd2", "odd3"]
-    (told,) = one.rows("ops/anomalies", "removed", "version", "score > threshold", "reason", "_file")
-    assert told[:3] == (False, 1, True) and "x" in told[3] and told[4].endswith("3.csv")
+    (told,) = one.rows("ops/anomalies", "removed", "version", "score > threshold", "key", "reason", "_file")
+    assert told[:4] == (False, 1, True, "id odd3") and "x" in told[4] and told[5].endswith("3.csv")
     # Enforced: it is quarantined, with its raw record, and the ledger adds up.
     one.promote(1, "enforce")
     one.load(("odd4", "A", 91, -85), ("bad", "A", "no number", 1), *rows(600, 100))
@@ -137,11 +137,21 @@ def test_each_stage_and_the_way_back(spark: Any, tmp_path: Path) -> None:
     (week,) = review.weeks(pipeline, dataset)
     assert (week.version, week.flagged, week.confirmed, week.released, week.precision) == (1, 2, 1, 1, 0.5)
     one.nothing_is_lost("points")
+    # Another stands in its shadow: it judges the same rows, and nothing comes of it.
+    pipeline = one.pipeline()
+    threshold = pipeline.judges.fitted(dataset, 1).threshold
+    assert fit.recut(pipeline, dataset, 1, threshold - 1e-6, "a test").version == 2
+    one.load(("odd5", "A", 92, -85), *rows(700, 100))
+    beside = [(1, "enforce", 101, 1, 1), (2, "shadow", 101, 1, 0)]
+    assert one.rows("ops/verdicts", "version", "stage", "judged", "flagged", "removed", where="last_load = 6") == beside
+    assert set(one.rows("ops/anomalies", "version")) == {(1,)}
+    totals = shown.totals(spark, f"{tmp_path}/warehouse", ["points"])
+    assert totals == {("points", 1): (405, 5), ("points", 2): (101, 1)}
     # A newer model changes nothing of what was decided.
-    one.fit()
-    one.promote(2, "enforce")
-    assert [(d.same, d.is_none) for d in one.replayed()] == [(703 + 1, True)]
-    assert one.registry.history("points").stages == {1: "retired", 2: "enforce"}
+    assert one.fit() == 3
+    one.promote(3, "enforce")
+    assert [(d.same, d.is_none) for d in one.replayed()] == [(803 + 1, True)]
+    assert one.registry.history("points").stages == {1: "retired", 2: "retired", 3: "enforce"}
 
 
 def check_shown(tiny: Judged) -> None:
@@ -315,7 +325,7 @@ def test_nothing_about_a_model_stops_a_load(spark: Any, tmp_path: Path, monkeypa
             assert sitting.verdict(frame) is frame and sitting.said == {}
     problem = Problem("wrong", "points", "the contract has changed", "")
     with monkeypatch.context() as patch:
-        patch.setattr(flow.drift, "measure", lambda *_: (_ for _ in ()).throw(DrivetrainError(problem)))
+        patch.setattr(flow.drift, "sample", lambda *_: (_ for _ in ()).throw(DrivetrainError(problem)))
         outcome = one.load(ODD[1])
     assert "points: its drift was not measured: the contract has changed" in outcome.notes
     assert one.rows("ops/verdicts", "last_load", "removed", "scores") == [(3, 1, "{}")]
@@ -485,7 +495,7 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
     assert "because" in do("list") and "flags 12 of 300 rows" in do("score", "points", "--version", "2")
     one.bring(*[(f"m{n}", "A", 60 + n / 100, 60) for n in range(100)])
     assert one.run().problems == []
-    assert "(2, " in (told := do("review", "points")) and ", 100, 0, 0, 0, '', '')" in told
+    assert ", 'id m" in (told := do("review", "points")) and "(2, " in told and ", 100, 0, 0, 0, '', '')" in told
     assert "--release ids" in told
     nothing = job.arguments().parse_args(["review", "points", "--release", "score > 2"])
     job.label(one.pipeline(), one.conf("points"), nothing)

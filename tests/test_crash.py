@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_anomalies import ODD, Judged, rows
 from tiny import KEY, WHOLE, Tiny
 
 from drivetrain import conf as reader
@@ -73,6 +74,16 @@ def land(tiny: Tiny, batch: int) -> None:
     tiny.land(f"orders/empty{batch}.csv")
 
 
+VERDICTS = {
+    "bronze/points": CONTENT["bronze/orders"],
+    "silver/points": ("*",),
+    "quarantine": CONTENT["quarantine"],
+    "ops/anomalies": ("anomaly_id", "key", "version", "stage", "score", "reason", "removed", "outcome", "_load"),
+    "ops/verdicts": ("first_load", "last_load", "version", "stage", "judged", "flagged", "removed", "held"),
+    "ops/ledger": CONTENT["ops/ledger"],
+}
+
+
 @pytest.fixture(scope="module")
 def start(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     tiny = Tiny(spark, tmp_path_factory.mktemp("start"))
@@ -105,10 +116,10 @@ def undisturbed(after_one: Tiny, tmp_path_factory: pytest.TempPathFactory) -> di
     return found
 
 
-def content(tiny: Tiny) -> dict[str, Any]:
+def content(tiny: Tiny, of: dict[str, tuple[str, ...]] = CONTENT) -> dict[str, Any]:
     """All that must be the same, but for the names of runs and times."""
     found = {}
-    for table, columns in CONTENT.items():
+    for table, columns in of.items():
         where = columns[-1] if "=" in columns[-1] else "true"
         found[table] = tiny.rows(table, *[column for column in columns if column != where], where=where)
     ids = tiny.rows("quarantine", "quarantine_id")
@@ -143,6 +154,31 @@ def test_runs_that_die_after_every_commit(start: Tiny, undisturbed: dict[str, An
     assert content(tiny) == undisturbed
     for name in ("orders", "prices"):
         tiny.nothing_is_lost(name)
+
+
+def test_verdicts_of_runs_that_die_after_every_commit(spark: Any, tmp_path: Path) -> None:
+    """And of one that is killed by the system, when it has told of its anomalies and silver has nothing of them."""
+    one = Judged(spark, tmp_path / "one")
+    one.load(*rows(0, 400))
+    one.promote(one.fit(), "enforce")
+    one.bring(*ODD, ("bad", "A", "no number", 0), *rows(400, 100))
+    undisturbed, killed_once = (one.copy(tmp_path / name) for name in ("undisturbed", "killed"))
+    assert undisturbed.run().problems == []
+    expected = content(undisturbed, VERDICTS)
+    assert [row[-4:-1] for row in expected["ops/verdicts"]] == [(102, 2, 2)] and len(expected["quarantine"]) == 3
+
+    met: list[tuple[str, ...]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        around_commits(patch.setattr, lambda _: None, lambda *kind: die_once(met, kind))
+        while dies(one):
+            pass
+    assert {"ops/anomalies", "warehouse/quarantine", "silver/points", "ops/verdicts"} < {table for table, *_ in met}
+    assert killed(spark, killed_once.home, "ops/anomalies", "after") == -signal.SIGKILL
+    assert killed_once.rows("ops/anomalies", "1") == [(1,), (1,)] and killed_once.quarantined("points", "1") == []
+    assert killed_once.run().problems == []
+    for tiny in (one, killed_once):
+        assert content(tiny, VERDICTS) == expected
+        tiny.nothing_is_lost("points")
 
 
 def die_once(met: list[tuple[str, ...]], kind: tuple[str, ...]) -> None:

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import functions as F
 
 from drivetrain import conf as reader
+from drivetrain.anomaly import fit, flow, udf
+from drivetrain.anomaly.judge import features, taken
 from drivetrain.pipeline import Pipeline
 from drivetrain.progress import Progress
 
@@ -52,13 +55,18 @@ def hashes(spark: Any, warehouse: str, unified: str = "raw_unified_data") -> dic
 
 
 @pytest.fixture(scope="module")
-def expected(spark: Any, feeds: Path) -> dict[str, tuple[int, Any]]:
+def local(spark: Any, feeds: Path) -> Pipeline:
+    """Local mode, in the tests' warm session."""
+    sets = [f"landing={feeds}", f"warehouse={feeds.parent / 'warehouse'}"]
+    conf = reader.load(ROOT / "conf", "local", environ={}, sets=sets)
+    return Pipeline(spark, conf, "local", "batch", Progress("local"))
+
+
+@pytest.fixture(scope="module")
+def expected(spark: Any, local: Pipeline) -> dict[str, tuple[int, Any]]:
     """What local mode makes of the feeds."""
-    warehouse = feeds.parent / "warehouse"
-    conf = reader.load(ROOT / "conf", "local", environ={}, sets=[f"landing={feeds}", f"warehouse={warehouse}"])
-    outcome = Pipeline(spark, conf, "local", "batch", Progress("local")).transform()  # in the tests' warm session
-    assert outcome.problems == []
-    found = hashes(spark, str(warehouse))
+    assert local.transform().problems == []
+    found = hashes(spark, local.warehouse)
     assert all(rows for rows, _ in found.values())
     return found
 
@@ -67,12 +75,15 @@ def expected(spark: Any, feeds: Path) -> dict[str, tuple[int, Any]]:
 def warehouse(spark: Any, cluster: Any, feeds: Path, request: pytest.FixtureRequest) -> str:
     """A warehouse on HDFS of the test's own; its landing folder holds the feeds."""
     folder = f"{cluster.root}/drivetrain/{request.node.name}"
-    jvm = spark._jvm
-    path = jvm.org.apache.hadoop.fs.Path(f"{folder}/landing")
-    system = path.getFileSystem(spark._jsc.hadoopConfiguration())
-    system.mkdirs(path.getParent())
-    system.copyFromLocalFile(jvm.org.apache.hadoop.fs.Path(str(feeds)), path)
+    upload(spark, str(feeds), f"{folder}/landing")
     return folder
+
+
+def upload(spark: Any, folder: str, path: str) -> None:
+    there = hadoop_path(spark, path)
+    system = there.getFileSystem(spark._jsc.hadoopConfiguration())
+    system.mkdirs(there.getParent())
+    system.copyFromLocalFile(hadoop_path(spark, folder), there)
 
 
 class Job:
@@ -233,15 +244,29 @@ def test_another_application_reads_the_tables_by_name(
     assert counts == {name: str(expected[table][0]) for name, table in wanted.items()}, done.stderr[-3000:]
 
 
-def test_without_its_metastore_a_job_says_so_and_writes_its_tables(
-    spark: Any, cluster: Any, warehouse: str, started: Callable[..., Job], expected: dict[str, tuple[int, Any]]
-) -> None:
+def test_a_model_judges_on_executors_and_without_its_metastore_a_job_says_so_and_writes_its_tables(
+    spark: Any, cluster: Any, warehouse: str, started: Callable[..., Job], expected: dict[str, tuple[int, Any]],
+    local: Pipeline,
+) -> None:  # fmt: skip
+    """The model is local mode's, and flags what it flags there, with the same scores to the last bit."""
+    dataset, registry = local.conf.datasets["orders"], local.judges.registry
+    fit.fit(local, dataset, "a test")
+    assert fit.recut(local, dataset, 1, 0.55, "to flag many").version == 2
+    registry.promote("orders", 2, "advisory", "local", "a test")
+    fitted = local.judges.fitted(dataset, 2)
+    score = udf.scorer(spark, fitted)(*features(dataset).values())
+    rows = spark.read.format("delta").load(f"{local.warehouse}/silver/orders").where(taken(dataset))
+    scored = rows.select(flow.open_key(dataset), score.alias("score")).where(F.col("score") > fitted.threshold)
+    flagged = sorted(map(tuple, scored.collect()))
+    upload(spark, f"{local.warehouse}/models", f"{warehouse}/warehouse/models")
     cluster.kill("metastore")
     try:
-        job = started("accounts", name="batch")
+        job = started("orders", name="batch")
         assert job.process.wait(600) == 1
         assert "✗ catalog: " in (text := job.log.read_text()) and "metastore" in text.lower(), text[-3000:]
-        accounts = spark.read.format("delta").load(f"{warehouse}/warehouse/silver/accounts")
-        assert accounts.count() == expected["silver/accounts"][0]
+        delta = spark.read.format("delta")
+        silver, told = (delta.load(f"{warehouse}/warehouse/{name}") for name in ("silver/orders", "ops/anomalies"))
+        assert silver.count() == expected["silver/orders"][0]
+        assert len(flagged) > 5 and sorted(map(tuple, told.select("key", "score").collect())) == flagged
     finally:
         cluster.call("up", "metastore")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -14,7 +15,6 @@ from drivetrain.anomaly import distribution, reference
 from drivetrain.anomaly.distribution import Report
 from drivetrain.anomaly.judge import features
 from drivetrain.anomaly.modelfile import Model
-from drivetrain.anomaly.udf import Fitted
 from drivetrain.anomaly.worker import SCORE
 from drivetrain.contracts import Dataset
 from drivetrain.session import carefully
@@ -24,7 +24,7 @@ MOST: Final = 50_000  # chance alone makes a PSI of 0.001 in that many rows
 
 @dataclass(frozen=True)
 class Measured:
-    """``scores`` is a histogram: the edges of its bins, and rows in each."""
+    """How far some rows have moved from a model's reference. ``scores`` is a `histogram`."""
 
     report: Report
     scores: Mapping[str, Any]
@@ -39,19 +39,19 @@ class Measured:
         return f"its drift rate is {self.report.rate:.2f}: {told}"
 
 
-def measure(rows: DataFrame, dataset: Dataset, fitted: Fitted, judged: int) -> Measured:
-    """Of typed rows with _score those that were judged, of which there are ``judged``, against the model's reference;
-    of many a sample, always the same one: more would not tell more, and all of them would go to Python once more."""
+def sample(rows: DataFrame, dataset: Dataset, judged: int) -> pa.Table:
+    """Features and SCORE of typed rows that were judged, of which there are ``judged``; of many up to MOST, always the
+    same ones: more would not tell more, and all of them would go to Python once more."""
     scored = rows.where(F.col(SCORE).isNotNull())
 
-    def sample(careful: bool) -> pa.Table:
+    def found(careful: bool) -> pa.Table:
         return reference.some(scored, dataset, [*features(dataset, careful).values(), F.col(SCORE)], judged, MOST)
 
-    return measured(carefully(sample), fitted.model)
+    return carefully(found)
 
 
 def measured(rows: pa.Table, model: Model) -> Measured:
-    """Of rows with features and SCORE."""
+    """Rows with features and SCORE against the model's reference."""
     pairs = list(zip(model.encoding.encoders, model.references, strict=True))
     bins = {encoder.feature.name: (one.bins, one.array) for encoder, one in pairs}
     found = {
@@ -60,4 +60,9 @@ def measured(rows: pa.Table, model: Model) -> Measured:
     }
     scores = model.scores.bins.count(rows[SCORE].to_numpy())
     report = distribution.report(bins, found, (model.scores.bins, model.scores.array), scores)
-    return Measured(report, {"edges": model.scores.bins.edges, "rows": scores.tolist()})
+    return Measured(report, histogram(model, scores))
+
+
+def histogram(model: Model, counts: NDArray[Any]) -> Mapping[str, Any]:
+    """The edges of the model's bins of scores, and rows in each."""
+    return {"edges": model.scores.bins.edges, "rows": counts.tolist()}

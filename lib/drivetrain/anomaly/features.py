@@ -22,6 +22,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -186,6 +187,7 @@ def arrow(column: Any) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
+@cache
 def family(found: pa.DataType, kind: Kind) -> str:
     """What types are taken for each other: an int may become a bigint, and as a number a decimal or a double too."""
     tests = {

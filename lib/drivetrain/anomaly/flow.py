@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -237,15 +238,21 @@ def write_anomalies(pipeline: Pipeline, dataset: Dataset, staged: DataFrame, loa
         return
     place = ("_file", "_block", "_line", "_load")
     told = staged.where(F.col("_anomaly").isNotNull()).select(
-        quarantine.row_id(dataset).alias("anomaly_id"), F.lit(dataset.name).alias("dataset"),
+        quarantine.row_id(dataset).alias("anomaly_id"), F.lit(dataset.name).alias("dataset"), open_key(dataset),
         F.from_json("_anomaly", VERDICT).alias("told"), F.col("_outcome").alias("outcome"), *place,
         F.lit(pipeline.outcome.run).alias("run"), F.lit(ops.now()).alias("at"),
     )  # fmt: skip
     wanted = (F.col("told.stage") != "shadow") & (F.col("told.removed") | F.col("outcome").isin(*REVIEWED))
-    rows = told.where(wanted).select("anomaly_id", "dataset", "told.*", "outcome", *place, "run", "at")
+    rows = told.where(wanted).select("anomaly_id", "dataset", "key", "told.*", "outcome", *place, "run", "at")
     if not rows.isEmpty():
         said, txn = {"run": pipeline.outcome.run, "anomaly": asdict(decision)}, Txn(dataset.name, loads.last)
         again(lambda: pipeline.table("ops", "anomalies").append(rows, txn, said, PROPERTIES))
+
+
+def open_key(dataset: Dataset) -> Column:
+    """``key``: the row's, by column, as far as everybody may see it."""
+    each = [F.concat(F.lit(f"{name} "), F.col(name).cast("string")) for name in dataset.key if dataset.is_open(name)]
+    return F.concat_ws(", ", *each).alias("key")
 
 
 def note(pipeline: Pipeline, dataset: Dataset, staged: DataFrame, loads: Loads, decision: Decision) -> None:
@@ -256,20 +263,30 @@ def note(pipeline: Pipeline, dataset: Dataset, staged: DataFrame, loads: Loads, 
     staged = staged.where("_outcome <> 'duplicate'")  # as they were not judged
     row = verdict(pipeline.outcome.run, dataset.name, loads.first, loads.last, decision)
     pipeline.outcome.verdicts.append(row)
-    try:
+    with noted(pipeline, dataset, "its drift was not measured"):
         if decision.held:
             say(pipeline, dataset, "anomalies", told_of(decision))
         if not loads.given:  # else its rows have no scores any more
-            scores = note_drift(pipeline, dataset, staged, decision)
+            sample = drift.sample(staged, dataset, decision.judged)
+            scores = note_drift(pipeline, dataset, sample, decision)
             groups = json.dumps(flagged_by_group(staged, dataset))
             pipeline.outcome.verdicts[-1] = replace(row, scores=json.dumps(scores), groups=groups)
+            with noted(pipeline, dataset, "the model in shadow was not tried"):
+                note_shadow(pipeline, dataset, sample, row)
+
+
+@contextmanager
+def noted(pipeline: Pipeline, dataset: Dataset, what: str) -> Iterator[None]:
+    """A failure in the block stops nothing: it is told as ``what``."""
+    try:
+        yield
     except (DrivetrainError, *reference.FAILED) as error:
-        pipeline.outcome.notes.append(f"{dataset.name}: its drift was not measured: {_because(error)}")
+        pipeline.outcome.notes.append(f"{dataset.name}: {what}: {_because(error)}")
 
 
-def note_drift(pipeline: Pipeline, dataset: Dataset, staged: DataFrame, decision: Decision) -> Mapping[str, Any]:
+def note_drift(pipeline: Pipeline, dataset: Dataset, sample: pa.Table, decision: Decision) -> Mapping[str, Any]:
     """How far the rows have moved; the histogram of their scores."""
-    measured = drift.measure(staged, dataset, pipeline.judges.fitted(dataset, decision.version), decision.judged)
+    measured = drift.measured(sample, pipeline.judges.fitted(dataset, decision.version).model)
     pipeline.outcome.drifts += [
         ops.DriftRow(
             pipeline.outcome.run, dataset.name, decision.version, one.name, decision.judged, one.psi, one.distance,
@@ -282,6 +299,19 @@ def note_drift(pipeline: Pipeline, dataset: Dataset, staged: DataFrame, decision
         what = f"model {decision.version} is stale: {stale}; {refit} proposes another"
         say(pipeline, dataset, "stale", what, once=f"model {decision.version} is stale")
     return measured.scores
+
+
+def note_shadow(pipeline: Pipeline, dataset: Dataset, sample: pa.Table, acting: ops.VerdictRow) -> None:
+    """What the version in the shadow of the one that acts would have flagged of the sample."""
+    version = pipeline.judges.registry.history(dataset.name).shadow
+    if version is None or version == acting.version:
+        return
+    fitted = pipeline.judges.fitted(dataset, version)
+    found = fit.scores(fitted.model, sample)
+    flagged, counts = int((found > fitted.threshold).sum()), fitted.model.scores.bins.count(found)
+    told = json.dumps(drift.histogram(fitted.model, counts))
+    beside = replace(acting, version=version, stage="shadow", judged=len(found), flagged=flagged, scores=told)
+    pipeline.outcome.verdicts.append(replace(beside, removed=0, held=None, groups="[]"))
 
 
 def verdict(run: str, dataset: str, first: int, last: int, decision: Decision) -> ops.VerdictRow:

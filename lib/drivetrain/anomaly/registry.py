@@ -74,8 +74,11 @@ class History:
     @property
     def judging(self) -> Standing | None:
         """The version by which rows are scored: the acting one, else the one in shadow."""
-        shadow = [Standing(version, stage) for version, stage in self.stages.items() if stage == "shadow"]
-        return self.acting or next(iter(shadow), None)
+        return self.acting or (Standing(self.shadow, "shadow") if self.shadow is not None else None)
+
+    @property
+    def shadow(self) -> int | None:
+        return next((version for version, stage in self.stages.items() if stage == "shadow"), None)
 
     @property
     def before(self) -> list[Standing | None]:

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 Label = Literal["released", "confirmed"]
 COLUMNS: Final = (
-    "anomaly_id", "dataset", "version", "stage", "score", "threshold", "features", "reason", "removed", "_file",
+    "anomaly_id", "dataset", "key", "version", "stage", "score", "threshold", "features", "reason", "removed", "_file",
     "_block", "_line", "_load", "run", "at",
 )  # fmt: skip
 NOTHING: Final = (
-    "anomaly_id string, dataset string, version bigint, stage string, score double, threshold double,"
+    "anomaly_id string, dataset string, key string, version bigint, stage string, score double, threshold double,"
     " features array<string>, reason string, removed boolean, _file string, _block bigint, _line bigint, _load bigint,"
     " run string, at timestamp, label string"
 )
@@ -223,5 +223,5 @@ def proposal(pipeline: Pipeline, dataset: Dataset, version: int) -> Proposal:
 def examples(pipeline: Pipeline, dataset: Dataset, most: int) -> Sequence[tuple[object, ...]]:
     """Those that nobody has judged, the strangest first."""
     waiting = entries(pipeline, dataset).where("label IS NULL").orderBy(F.desc("score"), "anomaly_id").limit(most)
-    columns = ("anomaly_id", "version", F.round("score", 4), "removed", "reason", "_file", "_line")
+    columns = ("anomaly_id", "key", "version", F.round("score", 4), "removed", "reason", "_file", "_line")
     return [tuple(row) for row in waiting.select(*columns).collect()]
