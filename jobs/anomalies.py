@@ -21,7 +21,7 @@ def arguments() -> argparse.ArgumentParser:
     do = parser.add_subparsers(dest="do", required=True, metavar="WHAT")
     fit = do.add_parser("fit", help="fit a model on silver as it stands; it begins in the shadow")
     fit.add_argument("datasets", nargs="*", help="(default: all whose contract has anomaly)")
-    shown = do.add_parser("list", help="the models, and what each is allowed to do")
+    shown = do.add_parser("list", help="the models, what each may do, and how one in shadow does")
     shown.add_argument("datasets", nargs="*")
     promote = do.add_parser("promote", help="shadow only counts, advisory tells, enforce removes; retired does nothing")
     promote.add_argument("dataset")
@@ -116,20 +116,19 @@ def told(found: Comparison) -> str:
 
 
 def list_models(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace) -> None:
-    from drivetrain.anomaly import shown
+    from drivetrain.anomaly import look
 
     found = pipeline.judges.registry.histories([dataset.name for dataset in datasets])
     if not found:
         print(f"No models yet: {pipeline.conf.command('anomalies')} fit {' '.join(one.name for one in datasets)}")
         return
     newest = [({step.version: step for step in history.steps}).values() for history in found]
-    columns = ("dataset", "version", "stage", "since", "judged", "flagged", "because", "why")
-    seen = shown.totals(pipeline.spark, pipeline.warehouse, [history.dataset for history in found])
-    job.table(columns, [
-        (s.dataset, s.version, s.stage, f"{s.at:%Y-%m-%d %H:%M}", *seen.get((s.dataset, s.version), (0, 0)), s.what,
-         s.why)
-        for steps in newest for s in steps
-    ])  # fmt: skip
+    columns = ("dataset", "version", "stage", "since", "because", "why")
+    rows = [(s.dataset, s.version, s.stage, f"{s.at:%Y-%m-%d %H:%M}", s.what, s.why) for steps in newest for s in steps]
+    job.table(columns, rows)
+    for history in found:
+        if trial := look.trial(pipeline, history):
+            print(f"{history.dataset}: model {history.shadow}, in the shadow: {told(trial)}")
 
 
 def promote(pipeline: Pipeline, datasets: list[Dataset], given: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from tiny import KEY, Tiny
 
 from drivetrain import conf as reader
 from drivetrain import replay, requeue
-from drivetrain.anomaly import fit, flow, reference, review, shown, udf
+from drivetrain.anomaly import drift, fit, flow, look, reference, review, shown, udf
 from drivetrain.anomaly.judge import Judge, features
 from drivetrain.anomaly.modelfile import ALL, dump
 from drivetrain.anomaly.registry import Registry, Stage
@@ -142,16 +142,30 @@ def test_each_stage_and_the_way_back(spark: Any, tmp_path: Path) -> None:
     threshold = pipeline.judges.fitted(dataset, 1).threshold
     assert fit.recut(pipeline, dataset, 1, threshold - 1e-6, "a test").version == 2
     one.load(("odd5", "A", 92, -85), *rows(700, 100))
-    beside = [(1, "enforce", 101, 1, 1), (2, "shadow", 101, 1, 0)]
-    assert one.rows("ops/verdicts", "version", "stage", "judged", "flagged", "removed", where="last_load = 6") == beside
+    assert one.rows("ops/verdicts", "version", "judged", "removed", where="last_load = 6") == [(1, 101, 1)]
     assert set(one.rows("ops/anomalies", "version")) == {(1,)}
-    totals = shown.totals(spark, f"{tmp_path}/warehouse", ["points"])
-    assert totals == {("points", 1): (405, 5), ("points", 2): (101, 1)}
+    tried = ("last_load", "version", "acting", "rows", "both", "only_old", "only_new")
+    assert one.rows("ops/trials", *tried) == [(6, 2, 1, 101, 1, 0, 0)]
+    # Of many rows a sample; one that would flag all of them; and one that is broken, which is told of once.
+    assert fit.recut(pipeline, dataset, 1, 0.1, "a test").version == 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drift, "MOST", 50)
+        one.load(("odd6", "A", 93, -85), *rows(800, 100))
+    ((_, *trial),) = one.rows("ops/trials", *tried, where="version = 3")
+    assert trial[:2] == [3, 1] and 25 < trial[2] <= 50 and trial[4] == 0 and trial[3] + trial[5] == trial[2]
+    assert look.trial(one.pipeline(), one.registry.history("points")) == fit.Comparison(1, *trial[2:])
+    spark.sql(f"UPDATE delta.`{tmp_path}/warehouse/models` SET model = X'00' WHERE model IS NOT NULL AND version = 3")
+    for number in range(2):
+        one.load(("odd7", "A", 94 + number, -85), *rows(900 + 100 * number, 100))
+    alert = "what LIKE 'model 3, in the shadow, cannot be tried: %'"
+    assert one.rows("ops/alerts", "kind", where=alert) == [("not-judged",)]
+    (last,) = one.rows("ops/verdicts", "judged", "removed", "scores = '{}'", where="last_load = 9")
+    assert last == (101, 1, False) and len(one.rows("ops/trials", "1")) == 2
     # A newer model changes nothing of what was decided.
-    assert one.fit() == 3
-    one.promote(3, "enforce")
-    assert [(d.same, d.is_none) for d in one.replayed()] == [(803 + 1, True)]
-    assert one.registry.history("points").stages == {1: "retired", 2: "retired", 3: "enforce"}
+    assert one.fit() == 4
+    one.promote(4, "enforce")
+    assert [(d.same, d.is_none) for d in one.replayed()] == [(1103 + 1, True)]
+    assert one.registry.history("points").stages == {1: "retired", 2: "retired", 3: "retired", 4: "enforce"}
 
 
 def check_shown(tiny: Judged) -> None:
@@ -165,6 +179,16 @@ def check_shown(tiny: Judged) -> None:
     assert [example.removed for example in model.examples] in ([True, False], [False, True])
     assert {example.place for example in model.examples} == {"3.csv line 2", "4.csv line 2"}
     assert model.drift is not None
+
+
+def test_a_key_is_shown_as_far_as_everybody_may_see_it(spark: Any, tmp_path: Path) -> None:
+    one, hidden = Tiny(spark, tmp_path), {**KEY, "classification": "personal"}
+    one.dataset("mails", {"line": KEY, "mail": hidden, "x": NUMBER})
+    one.dataset("people", {"mail": hidden, "x": NUMBER})
+    one.dataset("sums", {"x": NUMBER})
+    row = spark.createDataFrame([("7" * 200, "a@b.example", 1.0)], "line string, mail string, x double")
+    shown = [row.select(flow.open_key(one.conf(name))).first()[0] for name in ("mails", "people", "sums")]
+    assert shown == [f"line {'7' * 100}, mail •••", "mail •••", ""]
 
 
 def test_what_may_be_removed(spark: Any, tmp_path: Path) -> None:
@@ -492,7 +516,7 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
     assert 0 < count == week.missed == recall.whole and recall.part == 0 and not review.examples(pipeline, dataset, 9)
     told = do("fit", "points")
     assert "model 3 of 300 rows" in told and "it flags" in told and "model 2 flags" in told
-    assert "because" in do("list") and "flags 12 of 300 rows" in do("score", "points", "--version", "2")
+    assert "'promoted', 'because')" in do("list") and "flags 12 of 300 rows" in do("score", "points", "--version", "2")
     one.bring(*[(f"m{n}", "A", 60 + n / 100, 60) for n in range(100)])
     assert one.run().problems == []
     assert ", 'id m" in (told := do("review", "points")) and "(2, " in told and ", 100, 0, 0, 0, '', '')" in told
@@ -502,6 +526,7 @@ def test_the_job(spark: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.Mo
     assert "released now: 0\n  No anomaly fulfils that" in capsys.readouterr().out
     with pytest.raises(DrivetrainError, match="none of its flagged rows is reviewed yet"):
         do("recut", "points")
+    assert "points: model 3, in the shadow: of 100 rows it flags 100, model 2 flags 100: 100 both" in do("list")
     job.label(pipeline := one.pipeline(), one.conf("points"), job.arguments().parse_args(
         ["review", "points", "--confirm", "score > 0.5"]))  # fmt: skip
     assert "confirmed now: 100" in capsys.readouterr().out and not pipeline.outcome.problems

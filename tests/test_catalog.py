@@ -28,6 +28,7 @@ def test_every_table_has_a_place() -> None:
         ("ops", "verdicts"): "/w/ops/verdicts",
         ("ops", "anomalies"): "/w/ops/anomalies",
         ("ops", "drift"): "/w/ops/drift",
+        ("ops", "trials"): "/w/ops/trials",
         ("ops", "labels"): "/w/ops/labels",
         ("ops", "models"): "/w/models",
         ("ops", "late"): "/w/late",

@@ -248,7 +248,7 @@ def test_a_model_judges_on_executors_and_without_its_metastore_a_job_says_so_and
     spark: Any, cluster: Any, warehouse: str, started: Callable[..., Job], expected: dict[str, tuple[int, Any]],
     local: Pipeline,
 ) -> None:  # fmt: skip
-    """The model is local mode's, and flags what it flags there, with the same scores to the last bit."""
+    """The model is local mode's, and flags what it flags there, with the same scores."""
     dataset, registry = local.conf.datasets["orders"], local.judges.registry
     fit.fit(local, dataset, "a test")
     assert fit.recut(local, dataset, 1, 0.55, "to flag many").version == 2

@@ -16,7 +16,8 @@ from drivetrain.unified import Unified
 
 UNIFIED: Final = "unified"
 OPS: Final = (
-    "ledger", "checks", "steps", "profiles", "speed", "alerts", "replays", "verdicts", "anomalies", "drift", "labels",
+    "ledger", "checks", "steps", "profiles", "speed", "alerts", "replays", "verdicts", "anomalies", "drift", "trials",
+    "labels",
 )  # fmt: skip
 
 

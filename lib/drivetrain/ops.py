@@ -187,6 +187,24 @@ class DriftRow:
     at: datetime
 
 
+@dataclass(frozen=True)
+class TrialRow:
+    """Of ``rows`` judged rows of some loads, of many a sample, those that the ``version`` in shadow would flag, and
+    those that the ``acting`` one has flagged: both, only one, only the other."""
+
+    run: str
+    dataset: str
+    first_load: int
+    last_load: int
+    version: int
+    acting: int
+    rows: int
+    both: int
+    only_old: int
+    only_new: int
+    at: datetime
+
+
 @dataclass
 class Steps:
     """Collects the steps of one run."""

@@ -75,6 +75,7 @@ class Outcome:
     checks: list[ops.CheckRow] = field(default_factory=list)
     verdicts: list[ops.VerdictRow] = field(default_factory=list)
     drifts: list[ops.DriftRow] = field(default_factory=list)
+    trials: list[ops.TrialRow] = field(default_factory=list)
     profiles: list[ops.ProfileRow] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -876,7 +877,7 @@ class Pipeline:
         """Append what the run did; a run that did nothing writes nothing."""
         tables: dict[str, Sequence[object]] = {
             "checks": self.outcome.checks, "profiles": self.outcome.profiles, "steps": self.steps.done,
-            "drift": self.outcome.drifts,
+            "drift": self.outcome.drifts, "trials": self.outcome.trials,
         }  # fmt: skip
         self.write_verdicts()
         learned = {"steps": self.learned()} if self.steps.done and self.steps.job not in UNLOCKED else {}

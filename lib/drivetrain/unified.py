@@ -205,11 +205,9 @@ class Rows:
         if not self._match:
             return f"{self._with()} SELECT {names} FROM held UNION ALL SELECT {names} FROM recent"
         if self.dataset.history == "scd2":
-            key = self.dataset.key
-            return (
-                f"{self._with()} SELECT h.* FROM held h LEFT ANTI JOIN fresh f ON {self._alike(key, 'h', 'f')}"
-                f" UNION ALL SELECT {names} FROM ({self._versions})"
-            )
+            match = self._alike(self.dataset.key, "h", "f")
+            kept = f"SELECT /*+ BROADCAST(f) */ h.* FROM held h LEFT ANTI JOIN fresh f ON {match}"
+            return f"{self._with()} {kept} UNION ALL SELECT {names} FROM ({self._versions})"
         kept = "SELECT * FROM held"
         if self.dataset.history == "latest":
             beaten = f"{self._alike(self._match, 'h', 'n')} AND {self._beats('n', 'h')}"
@@ -226,8 +224,9 @@ class Rows:
             return f"{self._with()} SELECT {names} FROM recent"
         if self.dataset.history == "append":
             return f"{self._with()} SELECT {names} FROM fresh"
-        on = self.dataset.key
-        before = f"SELECT h.* FROM held h LEFT SEMI JOIN fresh f ON {self._alike(on, 'h', 'f')}"
+        match = self._alike(self.dataset.key, "h", "f")
+        found = f"SELECT /*+ BROADCAST(f) */ h.* FROM held h LEFT SEMI JOIN fresh f ON {match}"
+        before = found + self._within(self.dataset.key)
         now = f"({self._versions})" if self.dataset.history == "scd2" else "fresh"
         return f"{self._with()} {before} UNION ALL SELECT {names} FROM {now}"
 
@@ -298,11 +297,15 @@ class Rows:
         needed = dict.fromkeys((*self._match, *self.dataset.identity, *_maybe(self.dataset.sequence)))
         match = self._alike(self._match, "h", "n")
         found = f"SELECT /*+ BROADCAST(n) */ {_quoted(needed, 'h.')} FROM held h LEFT SEMI JOIN newest n ON {match}"
-        bounded = next((name for name in self.dataset.key if name in self._match), None)
+        return found + self._within(self._match)
+
+    def _within(self, names: Iterable[str]) -> str:
+        """What keeps pages of silver from being read that can hold nothing with the same values as recent rows."""
+        bounded = next((name for name in self.dataset.key if name in names), None)
         if bounded is None:  # others may be NULL, which lies within no bounds
-            return found
+            return ""
         least, most = (f"(SELECT {which}(`{bounded}`) FROM newest)" for which in ("min", "max"))
-        return f"{found} WHERE h.`{bounded}` BETWEEN {least} AND {most}"  # pages of silver outside are not read
+        return f" WHERE h.`{bounded}` BETWEEN {least} AND {most}"
 
     @property
     def _fresh(self) -> str:
@@ -326,10 +329,9 @@ class Rows:
         """Every version of the keys that have a new one, with the times from and to which it holds."""
         key, sequence = self.dataset.key, self.dataset.sequence
         plain = [name for name in self.types if name not in SCD2_COLUMNS]
-        all_ = (
-            f"SELECT {_quoted(plain)} FROM held h LEFT SEMI JOIN fresh f ON {self._alike(key, 'h', 'f')}"
-            f" UNION ALL SELECT {_quoted(plain)} FROM fresh"
-        )
+        match = self._alike(key, "h", "f")
+        found = f"SELECT /*+ BROADCAST(f) */ {_quoted(plain, 'h.')} FROM held h LEFT SEMI JOIN fresh f ON {match}"
+        all_ = f"{found}{self._within(key)} UNION ALL SELECT {_quoted(plain)} FROM fresh"
         later = f"lead(`{sequence}`) OVER (PARTITION BY {_quoted(key)} ORDER BY `{sequence}`)"
         return (
             f"SELECT *, `{sequence}` AS valid_from, valid_to IS NULL AS is_current"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -24,7 +23,8 @@ MOST: Final = 50_000  # chance alone makes a PSI of 0.001 in that many rows
 
 @dataclass(frozen=True)
 class Measured:
-    """How far some rows have moved from a model's reference. ``scores`` is a `histogram`."""
+    """How far some rows have moved from a model's reference. ``scores`` is a histogram: the edges of its
+    bins, and rows in each."""
 
     report: Report
     scores: Mapping[str, Any]
@@ -60,9 +60,4 @@ def measured(rows: pa.Table, model: Model) -> Measured:
     }
     scores = model.scores.bins.count(rows[SCORE].to_numpy())
     report = distribution.report(bins, found, (model.scores.bins, model.scores.array), scores)
-    return Measured(report, histogram(model, scores))
-
-
-def histogram(model: Model, counts: NDArray[Any]) -> Mapping[str, Any]:
-    """The edges of the model's bins of scores, and rows in each."""
-    return {"edges": model.scores.bins.edges, "rows": counts.tolist()}
+    return Measured(report, {"edges": model.scores.bins.edges, "rows": scores.tolist()})

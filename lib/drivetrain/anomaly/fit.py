@@ -38,9 +38,12 @@ if TYPE_CHECKING:
 ENOUGH: Final = 10  # rows of the reference above the threshold, below which chance sets it
 
 
+Flags = NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Of the same rows of the reference those that the model which acts flags, and those that the new one does."""
+    """Of the same rows those that the model which acts, a version, flags, and those that the new one does."""
 
     version: int
     rows: int
@@ -214,7 +217,8 @@ def check_stage(model: Model, dataset: Dataset, stage: Stage) -> None:
 def _change(then: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:
     if now is None:
         return "is not in the contract any more"
-    return ", ".join(f"has {key} {now[key]!r} where it had {then[key]!r}" for key in then if now[key] != then[key])
+    changed = [key for key in then if now.get(key) != then[key]]
+    return ", ".join(f"has {key} {now.get(key)!r} where it had {then[key]!r}" for key in changed)
 
 
 def compared(pipeline: Pipeline, dataset: Dataset, new: Model, sample: pa.Table) -> Comparison | None:
@@ -226,13 +230,17 @@ def compared(pipeline: Pipeline, dataset: Dataset, new: Model, sample: pa.Table)
         old = pipeline.judges.fitted(dataset, acting.version).model
     except DrivetrainError:
         return None
-    before, after = (flagged(model, sample) for model in (old, new))
-    counts = [int(found.sum()) for found in (before & after, before & ~after, after & ~before)]
-    return Comparison(acting.version, sample.num_rows, *counts)
+    return comparison(acting.version, flagged(old, sample), flagged(new, sample))
 
 
-def flagged(model: Model, sample: pa.Table) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = scores(model, sample) > model.thresholds[ALL].value
+def comparison(version: int, old: Flags, new: Flags) -> Comparison:
+    """Of what that version and another one flag of the same rows, (rows,) each."""
+    counts = [int(found.sum()) for found in (old & new, old & ~new, new & ~old)]
+    return Comparison(version, len(old), *counts)
+
+
+def flagged(model: Model, sample: pa.Table) -> Flags:
+    found: Flags = scores(model, sample) > model.thresholds[ALL].value
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from itertools import islice
@@ -23,8 +23,10 @@ from drivetrain import ops, quarantine, silver
 from drivetrain.anomaly import drift, fit, reference, udf
 from drivetrain.anomaly.fit import check_features
 from drivetrain.anomaly.judge import VERDICT, Decision, Judge, check_expressions, group_counts
-from drivetrain.anomaly.registry import Registry
+from drivetrain.anomaly.registry import ACTING, Registry
 from drivetrain.anomaly.udf import Fitted
+from drivetrain.anomaly.worker import SCORE
+from drivetrain.checks import shown_value
 from drivetrain.contracts import Dataset
 from drivetrain.errors import DrivetrainError, Problem
 from drivetrain.session import FAILURES, is_data_error, reason
@@ -46,6 +48,7 @@ class Judges:
         self.pipeline, self.registry = pipeline, Registry(pipeline.spark, pipeline.warehouse)
         self.known: dict[str, tuple[int, Judge | None]] = {}
         self.models: dict[tuple[str, int], Fitted] = {}
+        self.shadows: dict[str, tuple[int, int | None]] = {}
 
     def of(self, dataset: Dataset) -> Judge | None:
         """None where no model was fitted, or where it cannot be used, which is a problem but does not stop the load."""
@@ -78,6 +81,13 @@ class Judges:
         if udf.kernel().why and slow not in self.pipeline.outcome.notes:
             self.pipeline.outcome.notes.append(slow)
         return Judge(dataset, standing.version, standing.stage, fitted.threshold, told)
+
+    def shadow(self, dataset: Dataset) -> int | None:
+        """The version that stands in the shadow."""
+        version = self.registry.table.version()
+        if self.shadows.get(dataset.name, (-1, None))[0] != version:
+            self.shadows[dataset.name] = version, self.registry.history(dataset.name).shadow
+        return self.shadows[dataset.name][1]
 
     def checked(self, dataset: Dataset, version: int) -> Fitted:
         """A model that can judge the dataset by the contract of now.
@@ -251,8 +261,8 @@ def write_anomalies(pipeline: Pipeline, dataset: Dataset, staged: DataFrame, loa
 
 def open_key(dataset: Dataset) -> Column:
     """``key``: the row's, by column, as far as everybody may see it."""
-    each = [F.concat(F.lit(f"{name} "), F.col(name).cast("string")) for name in dataset.key if dataset.is_open(name)]
-    return F.concat_ws(", ", *each).alias("key")
+    shown = [(name, shown_value(dataset.column(name), F.col(name))) for name in dataset.key]
+    return F.concat_ws(", ", *[F.concat(F.lit(f"{name} "), value) for name, value in shown]).alias("key")
 
 
 def note(pipeline: Pipeline, dataset: Dataset, staged: DataFrame, loads: Loads, decision: Decision) -> None:
@@ -263,25 +273,38 @@ def note(pipeline: Pipeline, dataset: Dataset, staged: DataFrame, loads: Loads, 
     staged = staged.where("_outcome <> 'duplicate'")  # as they were not judged
     row = verdict(pipeline.outcome.run, dataset.name, loads.first, loads.last, decision)
     pipeline.outcome.verdicts.append(row)
-    with noted(pipeline, dataset, "its drift was not measured"):
+    try:
         if decision.held:
             say(pipeline, dataset, "anomalies", told_of(decision))
         if not loads.given:  # else its rows have no scores any more
             sample = drift.sample(staged, dataset, decision.judged)
+            if row.stage in ACTING:
+                try_shadow(pipeline, dataset, sample, row)
             scores = note_drift(pipeline, dataset, sample, decision)
             groups = json.dumps(flagged_by_group(staged, dataset))
             pipeline.outcome.verdicts[-1] = replace(row, scores=json.dumps(scores), groups=groups)
-            with noted(pipeline, dataset, "the model in shadow was not tried"):
-                note_shadow(pipeline, dataset, sample, row)
-
-
-@contextmanager
-def noted(pipeline: Pipeline, dataset: Dataset, what: str) -> Iterator[None]:
-    """A failure in the block stops nothing: it is told as ``what``."""
-    try:
-        yield
     except (DrivetrainError, *reference.FAILED) as error:
-        pipeline.outcome.notes.append(f"{dataset.name}: {what}: {_because(error)}")
+        pipeline.outcome.notes.append(f"{dataset.name}: its drift was not measured: {_because(error)}")
+
+
+def try_shadow(pipeline: Pipeline, dataset: Dataset, sample: pa.Table, acting: ops.VerdictRow) -> None:
+    """What the version in the shadow of the one that acts would have flagged of the sample. That it cannot be tried is
+    an alert, once."""
+    version = pipeline.judges.shadow(dataset)
+    if version is None:
+        return
+    try:
+        new = fit.flagged(pipeline.judges.fitted(dataset, version).model, sample)
+        old = sample[SCORE].to_numpy() > pipeline.judges.fitted(dataset, acting.version).threshold
+    except (DrivetrainError, *reference.FAILED) as error:
+        what = f"model {version}, in the shadow, cannot be tried"
+        say(pipeline, dataset, "not-judged", f"{what}: {_because(error)}", once=what)
+        return
+    found = fit.comparison(acting.version, old, new)
+    pipeline.outcome.trials.append(ops.TrialRow(
+        pipeline.outcome.run, dataset.name, acting.first_load, acting.last_load, version, acting.version, found.rows,
+        found.both, found.only_old, found.only_new, ops.now(),
+    ))  # fmt: skip
 
 
 def note_drift(pipeline: Pipeline, dataset: Dataset, sample: pa.Table, decision: Decision) -> Mapping[str, Any]:
@@ -299,19 +322,6 @@ def note_drift(pipeline: Pipeline, dataset: Dataset, sample: pa.Table, decision:
         what = f"model {decision.version} is stale: {stale}; {refit} proposes another"
         say(pipeline, dataset, "stale", what, once=f"model {decision.version} is stale")
     return measured.scores
-
-
-def note_shadow(pipeline: Pipeline, dataset: Dataset, sample: pa.Table, acting: ops.VerdictRow) -> None:
-    """What the version in the shadow of the one that acts would have flagged of the sample."""
-    version = pipeline.judges.registry.history(dataset.name).shadow
-    if version is None or version == acting.version:
-        return
-    fitted = pipeline.judges.fitted(dataset, version)
-    found = fit.scores(fitted.model, sample)
-    flagged, counts = int((found > fitted.threshold).sum()), fitted.model.scores.bins.count(found)
-    told = json.dumps(drift.histogram(fitted.model, counts))
-    beside = replace(acting, version=version, stage="shadow", judged=len(found), flagged=flagged, scores=told)
-    pipeline.outcome.verdicts.append(replace(beside, removed=0, held=None, groups="[]"))
 
 
 def verdict(run: str, dataset: str, first: int, last: int, decision: Decision) -> ops.VerdictRow:

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
 LARGEST: Final = float(np.finfo(np.float32).max)  # what an infinite value counts as
-BLOCK: Final = 640  # rows; ten columns of it and the stack stay in 48 KB of first-level cache
+BLOCK: Final = 640  # rows; ten columns of it and the stack take about 48 KB, a first-level cache
 LEFT_LEAF: Final = 1
 RIGHT_LEAF: Final = 2
 LEFT_MISSING: Final = 4  # a missing value goes left

@@ -15,9 +15,10 @@ from drivetrain import sqltext
 from drivetrain.anomaly import drift, udf
 from drivetrain.anomaly.backtest import Choice, choose
 from drivetrain.anomaly.distribution import Drift
-from drivetrain.anomaly.fit import encoder, sampled, scores
+from drivetrain.anomaly.fit import Comparison, encoder, sampled, scores
 from drivetrain.anomaly.judge import features, taken
 from drivetrain.anomaly.reference import some
+from drivetrain.anomaly.registry import History
 from drivetrain.anomaly.udf import Fitted, kernel
 from drivetrain.anomaly.worker import SCORE
 from drivetrain.contracts import Dataset
@@ -96,6 +97,18 @@ def moved(pipeline: Pipeline, dataset: Dataset) -> Moved:
     sample = sampled(_silver(pipeline, dataset), dataset)
     report = drift.measured(sample.append_column(SCORE, [scores(fitted.model, sample)]), fitted.model).report
     return Moved(number, report.rate, report.stale, (*report.features, report.scores))
+
+
+def trial(pipeline: Pipeline, history: History) -> Comparison | None:
+    """The version in shadow beside the one that acts, over what both were given of the loads since it is there; None
+    where that is nothing."""
+    table, acting = pipeline.table("ops", "trials"), history.acting
+    if acting is None or history.shadow is None or not table.exists():
+        return None
+    mine = (F.col("version") == history.shadow) & (F.col("acting") == acting.version)
+    rows = table.read().where((F.col("dataset") == history.dataset) & mine)
+    total = rows.agg(*[F.sum(name) for name in ("rows", "both", "only_old", "only_new")]).collect()[0]
+    return Comparison(acting.version, *total) if total[0] else None
 
 
 def tried(pipeline: Pipeline, dataset: Dataset, truth: str) -> Choice:

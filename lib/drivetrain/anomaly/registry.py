@@ -74,10 +74,13 @@ class History:
     @property
     def judging(self) -> Standing | None:
         """The version by which rows are scored: the acting one, else the one in shadow."""
-        return self.acting or (Standing(self.shadow, "shadow") if self.shadow is not None else None)
+        if self.acting or self.shadow is None:
+            return self.acting
+        return Standing(self.shadow, "shadow")
 
     @property
     def shadow(self) -> int | None:
+        """The version that stands in the shadow; there is one at most."""
         return next((version for version, stage in self.stages.items() if stage == "shadow"), None)
 
     @property

@@ -80,7 +80,9 @@ def entries(pipeline: Pipeline, dataset: Dataset) -> DataFrame:
         return pipeline.spark.createDataFrame([], NOTHING)
     done = pipeline.table("silver", dataset.name).last_txn(dataset.name)
     there = (F.col("dataset") == dataset.name) & (F.col("_load") <= done) & F.col("outcome").isin(*REVIEWED)
-    told = table.read().where(there).select(*COLUMNS).join(newest_labels(pipeline, dataset), "anomaly_id", "left")
+    rows = table.read()
+    known = rows if "key" in rows.columns else rows.withColumn("key", F.lit(None).cast("string"))  # as of old ones
+    told = known.where(there).select(*COLUMNS).join(newest_labels(pipeline, dataset), "anomaly_id", "left")
     if not pipeline.quarantine.exists():
         return told
     gone = "rule = 'anomaly' AND state IN ('released', 'requeued') AND repaired IS NULL"

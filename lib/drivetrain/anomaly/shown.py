@@ -113,17 +113,6 @@ def collect(spark: SparkSession, warehouse: str, datasets: Sequence[str]) -> tup
     return tuple(shown(row["dataset"], models[row["dataset"]], json.loads(row["card"])) for row in cards)
 
 
-def totals(spark: SparkSession, warehouse: str, datasets: Sequence[str]) -> dict[tuple[str, int], tuple[int, int]]:
-    """Rows that each version has judged, and flagged, by dataset and version: in the shadow of another those of the
-    samples that it was given."""
-    table = Table(spark, f"{warehouse}/ops/verdicts")
-    if not table.exists():
-        return {}
-    sums = F.sum("judged").alias("judged"), F.sum("flagged").alias("flagged")
-    found = table.read().where(F.col("dataset").isin(*datasets)).groupBy("dataset", "version").agg(*sums).collect()
-    return {(row["dataset"], row["version"]): (row["judged"], row["flagged"]) for row in found}
-
-
 def _of(models: Mapping[str, Standing]) -> Column:
     """Whether a row is of one of these versions."""
     each = [(F.col("dataset") == name) & (F.col("version") == one.version) for name, one in models.items()]
