@@ -52,6 +52,7 @@ EVENTS = st.lists(
 KEY, IDENTITY = ("id",), ("id", "seq")
 CONTRACTS = {
     "latest": ({"sequence": "seq"}, oracle.Contract(("id",), ("id", "seq"), "seq")),
+    "other identity": ({"sequence": "seq", "identity": ["n", "seq"]}, oracle.Contract(KEY, ("n", "seq"), "seq")),
     "append": (
         {"history": "append", "identity": ["id", "seq"]},
         oracle.Contract(("id",), ("id", "seq"), None, "append"),

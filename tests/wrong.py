@@ -3,7 +3,6 @@ each of them, and the suite must find every one out."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -20,8 +19,8 @@ def shifted(by: int) -> Callable[[], None]:
     def apply() -> None:
         right = Unified._rows
 
-        def rows(self: Unified, entry: Entry, upto: int | None) -> Rows:
-            found = right(self, entry, upto)
+        def rows(self: Unified, entry: Entry, *rest: Any) -> Rows:
+            found = right(self, entry, *rest)
             return replace(found, recent=found.recent and replace(found.recent, cut=found.recent.cut + by))
 
         Unified._rows = rows  # type: ignore[method-assign]
@@ -40,16 +39,13 @@ def cut_by_event_time() -> None:
 
 
 def dedupe_after_the_seam() -> None:
-    Rows._fresh = property(lambda _: "SELECT * FROM newest")  # type: ignore[assignment, method-assign]
-    text = Rows.rows.fget  # type: ignore[attr-defined]
+    """Each layer for itself."""
 
-    def rows(self: Rows) -> str:
-        found = str(text(self))
-        return re.sub(
-            r"SELECT (/\*.*?\*/ )?h\.\* FROM held h LEFT ANTI JOIN .*? UNION", "SELECT * FROM held UNION", found
-        )
+    def settled(self: Rows) -> str:
+        mine = ", ".join(f"`{name}`" for name in ("_held", *self._match))
+        return f"SELECT *, row_number() OVER (PARTITION BY {mine} ORDER BY _load, _line) = 1 AS _now FROM touched"
 
-    Rows.rows = property(rows)  # type: ignore[assignment, method-assign]
+    Rows._settled = property(settled)  # type: ignore[assignment, method-assign]
 
 
 def tail_takes_late_rows() -> None:

@@ -152,15 +152,19 @@ def _touched_rows(
 ) -> DataFrame:
     """Rows of touched keys, marked present; and keys that are no more, marked absent."""
     by = refresh.groups(table)
+    if by and by.table in pipeline.conf.datasets and entry.version is not None:
+        below, staged = now[by.table], None
+        if settled := unified.settled(below):
+            staged = f"{folder}/settled"
+            pipeline.written(pipeline.spark.sql(settled), staged)
+        changes = pipeline.spark.sql(unified.changes(below, staged))
+        rows = pipeline.spark.sql(unified.text(below, below.reach(by.table)[1], staged))
+        touched = pipeline.written(refresh.grouped(changes, by), f"{folder}/groups")
+        near = refresh.restricted(rows, touched, by, pipeline.conf.datasets[by.table])
+        part = gold.build(pipeline.spark, table, {by.table: near})
+        return _marked(part, touched.join(part, list(table.key), "left_anti"))
     frames = {name: unified.read(name, now) for name in table.inputs if name in now}
     frames |= {name: pipeline.input(name, -1) for name in table.inputs if name not in frames}
-    if by and by.table in pipeline.conf.datasets and entry.version is not None:
-        dataset = pipeline.conf.datasets[by.table]
-        changes = pipeline.spark.sql(unified.changes(now[by.table]))
-        touched = pipeline.written(refresh.grouped(changes, by), f"{folder}/groups")
-        part = gold.build(pipeline.spark, table, {by.table: refresh.restricted(frames[by.table], touched, by, dataset)})
-        gone = touched.join(part, list(table.key), "left_anti")
-        return _marked(part, gone)
     whole = gold.build(pipeline.spark, table, frames)
     if entry.version is None:
         return whole.withColumn(PRESENT, F.lit(True))

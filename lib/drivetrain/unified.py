@@ -122,14 +122,15 @@ class Unified:
         live = self.end(name) if entry.layer == "silver" and entry.row else None
         return State(name, entry.number, age, reads, live)
 
-    def text(self, entry: Entry, upto: int | None = None) -> str:
-        """The SQL of a table as the entry has it; of a dataset up to that load of the log, or (None) to its end."""
+    def text(self, entry: Entry, upto: int | None = None, staged: str | None = None) -> str:
+        """The SQL of a table as the entry has it; of a dataset up to that load of the log, or (None) to its end, or as
+        it is staged."""
         if entry.layer == "gold":
             batch, speed = self.path("gold", entry.name), self.path("speed", entry.name)
             place, version = (speed, entry.speed) if entry.version is None else (batch, entry.version)
             names = [name for name in Table(self.spark, place).read(version).columns if name != PRESENT]
             return _gold(entry, names, batch, speed)
-        return self._rows(entry, upto).rows
+        return self._rows(entry, upto, staged).rows
 
     def views(self) -> dict[str, str]:
         """Name and SQL of each table's view; a dataset's shows its log up to the end at any time."""
@@ -144,18 +145,22 @@ class Unified:
         age = "timestampdiff(SECOND, at, current_timestamp()) AS age_seconds"
         return f"SELECT name, layer, number AS manifest, at, {age}, reads, run FROM ({newest}) WHERE number = newest"
 
-    def changes(self, entry: Entry) -> str:
-        """The SQL of a dataset's rows that are other than at V: those of now, and those that stood in their place."""
-        return self._rows(entry, entry.reach(entry.name)[1]).changes
+    def settled(self, entry: Entry) -> str | None:
+        """The SQL of what is staged for ``changes`` and ``read``: see `Rows.settled`."""
+        return self._rows(entry, entry.reach(entry.name)[1]).settled
 
-    def _rows(self, entry: Entry, upto: int | None) -> Rows:
+    def changes(self, entry: Entry, staged: str | None) -> str:
+        """The SQL of a dataset's rows that are other than at V: those of now, and those that stood in their place."""
+        return self._rows(entry, entry.reach(entry.name)[1], staged).changes
+
+    def _rows(self, entry: Entry, upto: int | None, staged: str | None = None) -> Rows:
         dataset = self.conf.datasets[entry.name]
         place = self.path("silver", entry.name)
         types = dict(Table(self.spark, place).read(entry.version).dtypes) if entry.version is not None else {}
         held = _at(place, entry.version) if entry.version is not None else None
         cut, _ = entry.reach(entry.name)
         recent = Recent(_at(self.path("bronze", entry.name), None), entry.row, cut, upto) if entry.row else None
-        return Rows(dataset, types or dataset.silver_types, held, recent)
+        return Rows(dataset, types or dataset.silver_types, held, recent, staged)
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,10 @@ def _at(path: str, version: int | None) -> str:
     return f"delta.`{place.replace('`', '``')}`"
 
 
+def _files(folder: str) -> str:
+    return f"parquet.`{folder.replace('`', '``')}`"
+
+
 def _quoted(names: Iterable[str], of: str = "") -> str:
     return ", ".join(f"{of}`{name}`" for name in names)
 
@@ -186,33 +195,36 @@ def _same(names: Iterable[str], left: str, right: str, never_null: Iterable[str]
 @dataclass(frozen=True)
 class Rows:
     """The SQL of a dataset's unified rows: what silver ``held``, and the log's ``recent`` rows resolved against it as
-    the batch will resolve them (`silver.classify`, `silver.against`). ``types`` are silver's columns.
+    the batch will resolve them (`silver.classify`, `silver.against`). ``types`` are silver's columns; ``staged`` is a
+    folder of Parquet files that holds what ``settled`` gives.
 
-    Each table is named in one WITH, so that a query that uses it twice reads one version of it.
+    Each table is named in one WITH, so that a query that uses it twice reads one version of it. Delta lists the files
+    of each scan, and of silver again after each shuffle and broadcast: small queries cost what there is of these.
     """
 
     dataset: Dataset
     types: Mapping[str, str]
     held: str | None
     recent: Recent | None
+    staged: str | None = None
 
     @property
     def rows(self) -> str:
         """All rows."""
+        names = self._names
         if not self.recent:
             return f"SELECT * FROM {self._held}"
-        names = self._names
         if not self._match:
             return f"{self._with()} SELECT {names} FROM held UNION ALL SELECT {names} FROM recent"
+        if self.dataset.history == "append":
+            return f"{self._with()} SELECT {names} FROM held UNION ALL {self._fresh}"
+        touched, now = "settled", f"SELECT {names} FROM settled WHERE _now"
         if self.dataset.history == "scd2":
-            match = self._alike(self.dataset.key, "h", "f")
-            kept = f"SELECT /*+ BROADCAST(f) */ h.* FROM held h LEFT ANTI JOIN fresh f ON {match}"
-            return f"{self._with()} {kept} UNION ALL SELECT {names} FROM ({self._versions})"
-        kept = "SELECT * FROM held"
-        if self.dataset.history == "latest":
-            beaten = f"{self._alike(self._match, 'h', 'n')} AND {self._beats('n', 'h')}"
-            kept = f"SELECT /*+ BROADCAST(n) */ h.* FROM held h LEFT ANTI JOIN newest n ON {beaten}"
-        return f"{self._with()} {kept} UNION ALL SELECT {names} FROM fresh"
+            touched, now = f"({self._fresh})", f"SELECT {names} FROM ({self._versions})"
+        elif not self.staged:
+            touched = "recent"
+        kept = f"SELECT /*+ BROADCAST(t) */ h.* FROM held h LEFT ANTI JOIN {touched} t ON "
+        return f"{self._with()} {kept}{self._alike(self.dataset.key, 'h', 't')} UNION ALL {now}"
 
     @property
     def changes(self) -> str:
@@ -222,13 +234,20 @@ class Rows:
             return f"SELECT {names} FROM {self._held} WHERE false"
         if not self._match:
             return f"{self._with()} SELECT {names} FROM recent"
-        if self.dataset.history == "append":
-            return f"{self._with()} SELECT {names} FROM fresh"
+        if self.dataset.history != "scd2":
+            return f"{self._with()} SELECT {names} FROM settled WHERE _held <> _now"
         match = self._alike(self.dataset.key, "h", "f")
-        found = f"SELECT /*+ BROADCAST(f) */ h.* FROM held h LEFT SEMI JOIN fresh f ON {match}"
-        before = found + self._within(self.dataset.key)
-        now = f"({self._versions})" if self.dataset.history == "scd2" else "fresh"
-        return f"{self._with()} {before} UNION ALL SELECT {names} FROM {now}"
+        before = f"SELECT /*+ BROADCAST(f) */ h.* FROM held h LEFT SEMI JOIN ({self._fresh}) f ON {match}"
+        before += self._within(self.dataset.key, "settled")
+        return f"{self._with()} {before} UNION ALL SELECT {names} FROM ({self._versions})"
+
+    @property
+    def settled(self) -> str | None:
+        """Recent rows, and those of silver that are like them: whether silver ``_held`` them, and whether they are
+        there ``_now``. None where no record of the log can have its like."""
+        if not self.recent or not self._match:
+            return None
+        return f"{self._with()} SELECT {self._names}, _held, _now FROM settled"
 
     @property
     def _names(self) -> str:
@@ -252,9 +271,13 @@ class Rows:
         return _same(names, left, right, self.dataset.key)
 
     def _with(self) -> str:
-        steps = {"held": f"SELECT {self._names} FROM {self._held}", "recent": self._recent}
-        if self._match:
-            steps |= {"newest": self._newest, "like": self._like, "fresh": self._fresh}
+        steps = {"held": f"SELECT {self._names} FROM {self._held}"}
+        if self.staged:
+            steps["settled"] = f"SELECT * FROM {_files(self.staged)}"
+        elif self._match:
+            steps |= {"recent": self._recent, "touched": self._touched, "settled": self._settled}
+        else:
+            steps["recent"] = self._recent
         return "WITH " + ", ".join(f"{name} AS ({text})" for name, text in steps.items())
 
     @property
@@ -276,47 +299,36 @@ class Rows:
         return f"SELECT {', '.join(columns)} FROM {self.recent.log} WHERE {wanted}"
 
     @property
-    def _newest(self) -> str:
-        """Of the recent rows those that stand for their like: one for each identity, and of a key the newest."""
-        arrival = _quoted(silver.ARRIVAL)
-        first = (
-            f"row_number() OVER (PARTITION BY {_quoted(self.dataset.identity or silver.POSITION)} ORDER BY {arrival})"
-        )
-        once = f"SELECT * EXCEPT (_again) FROM (SELECT *, {first} AS _again FROM recent) WHERE _again = 1"
+    def _touched(self) -> str:
+        """The recent rows, one for each identity, and what silver has that is like them."""
+        names, source = self._names, "recent"
+        if self.dataset.history == "latest" and not set(self.dataset.key) <= set(self.dataset.identity):
+            arrival = _quoted(silver.ARRIVAL)
+            again = f"row_number() OVER (PARTITION BY {_quoted(self.dataset.identity)} ORDER BY {arrival}) AS _again"
+            source = f"(SELECT *, {again} FROM recent) WHERE _again = 1"
+        match = self._alike(self._match, "h", "r")
+        like = f"SELECT /*+ BROADCAST(r) */ h.*, true AS _held FROM held h LEFT SEMI JOIN recent r ON {match}"
+        return f"{like}{self._within(self._match, 'recent')} UNION ALL SELECT {names}, false AS _held FROM {source}"
+
+    @property
+    def _settled(self) -> str:
+        """Of rows that are like each other, which are there now."""
+        arrival, alike = _quoted(silver.ARRIVAL), f"PARTITION BY {_quoted(self._match)}"
         if self.dataset.history != "latest":
-            return once
+            first = f"row_number() OVER ({alike} ORDER BY _held DESC, {arrival}) = 1"
+            return f"SELECT *, _held OR {first} AS _now FROM touched"
         falling = ", ".join(f"`{name}` DESC" for name in silver.ARRIVAL)
         order = f"`{self.dataset.sequence}` DESC, {arrival}" if self.dataset.sequence else falling
-        rank = f"row_number() OVER (PARTITION BY {_quoted(self.dataset.key)} ORDER BY {order}) AS _rank"
-        source = "recent" if set(self.dataset.key) <= set(self.dataset.identity) else f"({once})"
-        return f"SELECT * EXCEPT (_rank) FROM (SELECT *, {rank} FROM {source}) WHERE _rank = 1"
-
-    @property
-    def _like(self) -> str:
-        """What silver has that is like them."""
-        needed = dict.fromkeys((*self._match, *self.dataset.identity, *_maybe(self.dataset.sequence)))
-        match = self._alike(self._match, "h", "n")
-        found = f"SELECT /*+ BROADCAST(n) */ {_quoted(needed, 'h.')} FROM held h LEFT SEMI JOIN newest n ON {match}"
-        return found + self._within(self._match)
-
-    def _within(self, names: Iterable[str]) -> str:
-        """What keeps pages of silver from being read that can hold nothing with the same values as recent rows."""
-        bounded = next((name for name in self.dataset.key if name in names), None)
-        if bounded is None:  # others may be NULL, which lies within no bounds
-            return ""
-        least, most = (f"(SELECT {which}(`{bounded}`) FROM newest)" for which in ("min", "max"))
-        return f" WHERE h.`{bounded}` BETWEEN {least} AND {most}"
-
-    @property
-    def _fresh(self) -> str:
-        """The recent rows that silver will take: those that it has nothing like, or an older version of."""
-        found = f"l.`{self._match[0]}` IS NOT NULL" if self.dataset.history == "latest" else "l._found"
-        wins = f"NOT coalesce({found}, false)"
-        if self.dataset.history == "latest":
-            wins += f" OR ({self._beats('n', 'l')})"
-        like = "like" if self.dataset.history == "latest" else "(SELECT *, true AS _found FROM like)"
-        match = self._alike(self._match, "n", "l")
-        return f"SELECT /*+ BROADCAST(l) */ n.* FROM newest n LEFT JOIN {like} l ON {match} WHERE {wins}"
+        newest = f"{alike} ORDER BY _held, {order}"
+        compared = dict.fromkeys((*self.dataset.identity, *_maybe(self.dataset.sequence)))
+        version = f"struct({_quoted(compared)})"
+        ranked = (
+            f"SELECT *, row_number() OVER ({newest}) AS _rank, first_value({version}) OVER ({newest}) AS _new,"
+            f" max(IF(_held, {version}, NULL)) OVER ({alike}) AS _old FROM touched"
+        )
+        wins = f"coalesce(_old IS NULL OR ({self._beats('_new', '_old')}), false) AS _wins"
+        now = "IF(_held, NOT _wins, _wins AND _rank = 1) AS _now"
+        return f"SELECT * EXCEPT (_rank, _new, _old, _wins), {now} FROM (SELECT *, {wins} FROM ({ranked}))"
 
     def _beats(self, new: str, old: str) -> str:
         """Whether a new row of a key stands for it from now on: another event, and not an older version."""
@@ -324,14 +336,28 @@ class Rows:
         newer = f" AND {new}.`{sequence}` > {old}.`{sequence}`" if sequence else ""
         return f"NOT ({_same(self.dataset.identity, new, old)}){newer}"
 
+    def _within(self, names: Iterable[str], source: str) -> str:
+        """What keeps pages of silver from being read that can hold nothing with the same values as the source."""
+        bounded = next((name for name in self.dataset.key if name in names), None)
+        if bounded is None:  # others may be NULL, which lies within no bounds
+            return ""
+        least, most = (f"(SELECT {which}(`{bounded}`) FROM {source})" for which in ("min", "max"))
+        return f" WHERE h.`{bounded}` BETWEEN {least} AND {most}"
+
+    @property
+    def _fresh(self) -> str:
+        """The recent rows that silver will take, where it keeps all: those that it has nothing like."""
+        return f"SELECT {self._names} FROM settled WHERE _now AND NOT _held"
+
     @property
     def _versions(self) -> str:
         """Every version of the keys that have a new one, with the times from and to which it holds."""
         key, sequence = self.dataset.key, self.dataset.sequence
         plain = [name for name in self.types if name not in SCD2_COLUMNS]
         match = self._alike(key, "h", "f")
-        found = f"SELECT /*+ BROADCAST(f) */ {_quoted(plain, 'h.')} FROM held h LEFT SEMI JOIN fresh f ON {match}"
-        all_ = f"{found}{self._within(key)} UNION ALL SELECT {_quoted(plain)} FROM fresh"
+        found = f"SELECT /*+ BROADCAST(f) */ {_quoted(plain, 'h.')} FROM held h LEFT SEMI JOIN ({self._fresh}) f"
+        found += f" ON {match}{self._within(key, 'settled')}"
+        all_ = f"{found} UNION ALL SELECT {_quoted(plain)} FROM ({self._fresh})"
         later = f"lead(`{sequence}`) OVER (PARTITION BY {_quoted(key)} ORDER BY `{sequence}`)"
         return (
             f"SELECT *, `{sequence}` AS valid_from, valid_to IS NULL AS is_current"
