@@ -87,6 +87,27 @@ def test_a_change_is_tried_again_where_another_writer_came_between(spark: Any, t
         table._change(lambda _: change(None) if len(tries) < 2 else change(tries.clear()), Txn("b", 2), {})
 
 
+def test_a_table_that_has_grown_large_marks_what_it_deletes(
+    spark: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def marked() -> int:
+        return len(list((tmp_path / "t").glob("deletion_vector*.bin")))
+
+    table = Table(spark, str(tmp_path / "t"))
+    table.append(frame(spark, (1, "x"), (2, "y")).coalesce(1), Txn("a", 1), {"run": "r1"}, {})
+    table.keep_changes_cheap()
+    table.merge(frame(spark, (1, "z")), ["id"], Txn("a", 2), {"run": "r2"})
+    assert (table.version(), marked()) == (1, 0)
+    monkeypatch.setattr("drivetrain.sink.LARGE", table.stored().bytes)
+    table.keep_changes_cheap()
+    table.keep_changes_cheap()
+    assert table.version() == 2, "said once"
+    table.merge(frame(spark, (2, "z")), ["id"], Txn("a", 3), {"run": "r3"})
+    assert marked() == 1
+    assertDataFrameEqual(table.read(), frame(spark, (1, "z"), (2, "z")))
+    assert table.last_txn("a") == 3
+
+
 def test_settings_are_as_before_also_after_one_that_spark_refuses(spark: Any) -> None:
     before = spark.conf.get("spark.sql.shuffle.partitions")
     wrong = {"spark.sql.shuffle.partitions": "7", "spark.sql.adaptive.enabled": "perhaps"}

@@ -650,6 +650,7 @@ class Pipeline:
             on = dataset.identity if dataset.history == "scd2" else dataset.key
             table.merge(rows, on, txn, metadata, known.reach if known else None)
         self.check_written(dataset, table, row)
+        table.keep_changes_cheap()
 
     def check_written(self, dataset: Dataset, table: Table, row: ops.LedgerRow) -> None:
         """Raises:
@@ -953,7 +954,6 @@ def silver_properties(dataset: Dataset) -> dict[str, str]:
     statistics = ",".join([*open_[:28], "_file", "_load"])
     return {
         "delta.enableChangeDataFeed": "true",
-        "delta.enableDeletionVectors": "true",
         "delta.dataSkippingStatsColumns": statistics,
     }
 

@@ -15,10 +15,7 @@ SCHEMA: Final = (
     "quarantine_id string, dataset string, rule string, reason string, raw string, raw_bytes binary, _file string,"
     " _block bigint, _line bigint, _load bigint, _run string, state string, repaired string"
 )
-PROPERTIES: Final = {
-    "delta.dataSkippingStatsColumns": "quarantine_id,dataset,rule,_file,_load,state",
-    "delta.enableDeletionVectors": "true",
-}
+PROPERTIES: Final = {"delta.dataSkippingStatsColumns": "quarantine_id,dataset,rule,_file,_load,state"}
 COLUMNS: Final = tuple(part.split()[0] for part in SCHEMA.split(","))
 
 

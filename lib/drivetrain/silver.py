@@ -536,7 +536,7 @@ def against(staged: DataFrame, silver: DataFrame, dataset: Dataset, few: bool = 
     broadcast, so that silver is not shuffled."""
     keys = match_columns(dataset)
     compared = tuple(dict.fromkeys((*dataset.identity, *((dataset.sequence,) if dataset.sequence else ()))))
-    wanted = staged.where(comparable()).select(*keys).distinct()
+    wanted = staged.where(comparable()).select(*keys)
     named = [F.col(name).alias(f"_t_{name}") for name in dict.fromkeys((*keys, *compared))]
     held, asked = (
         silver.select(F.lit(True).alias("_t_"), *named),

@@ -38,6 +38,10 @@ NO_STATISTICS = {"delta.dataSkippingNumIndexedCols": "0"}
 # whether its files are there or not; and somebody's plain VACUUM removes what is older. `Table.vacuum` removes what
 # nobody needs.
 KEPT = {"delta.deletedFileRetentionDuration": "interval 3650 days", "delta.logRetentionDuration": "interval 3650 days"}
+# Delta looks for deletion vectors, by a job, at each step of a plan that reads a table which may have some, and does
+# not split its files: reading becomes slower by half a second and more, which a small table's changes do not save.
+VECTORS = {"delta.enableDeletionVectors": "true"}
+LARGE = 64 * 1024**2  # bytes
 RECENT = 20
 VACUUM = {  # else Delta ignores the hours that it is told, and refuses those below the table's own
     "spark.databricks.delta.vacuum.retentionWindowIgnore.enabled": "false",
@@ -200,14 +204,9 @@ class Table:
         """Remove files that left the table more than ``hours`` ago; and of Delta's log what is a month older than that,
         than the version ``oldest``, which somebody needs, and than our newest commit, which tells where we are. A table
         that was made before these were gets the ``properties`` with which it would be made now."""
-        place = f"delta.`{self.path.replace('`', '``')}`"
-        now = {row["key"]: row["value"] for row in self.spark.sql(f"SHOW TBLPROPERTIES {place}").collect()}
-        wanted = {**KEPT, **properties}
-        if any(now.get(key) != value for key, value in wanted.items()):
-            told = ", ".join(f"'{key}' = '{value}'" for key, value in wanted.items())
-            self.spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ({told})")
+        self.set_properties({**KEPT, **properties})
         with session_confs(self.spark, VACUUM):
-            self.spark.sql(f"VACUUM {place} RETAIN {math.ceil(hours)} HOURS")
+            self.spark.sql(f"VACUUM {self._name} RETAIN {math.ceil(hours)} HOURS")
         log, none = self._log(), _none(self.spark)
         log.checkpoint()
         own = next((version for version, _ in self.commits()), None)
@@ -216,6 +215,19 @@ class Table:
         log.cleanUpExpiredLogs(
             log.update(False, none, none), none, keep, getattr(log, "cleanUpExpiredLogs$default$4")()
         )
+
+    def set_properties(self, wanted: Mapping[str, str]) -> None:
+        """Give the table these properties, where it has others."""
+        now = self._snapshot().metadata().configuration()
+        found = {key: now.get(key) for key in wanted}
+        if any(not found[key].isDefined() or found[key].get() != value for key, value in wanted.items()):
+            told = ", ".join(f"'{key}' = '{value}'" for key, value in wanted.items())
+            self.spark.sql(f"ALTER TABLE {self._name} SET TBLPROPERTIES ({told})")
+
+    def keep_changes_cheap(self) -> None:
+        """From a size on let changes mark rows as deleted, and not rewrite the files in which they stand."""
+        if self.stored().bytes >= LARGE:
+            self.set_properties(VECTORS)
 
     def append(
         self, rows: DataFrame, txn: Txn | None, metadata: Mapping[str, Any], properties: Mapping[str, str]
@@ -263,6 +275,10 @@ class Table:
         if txn:
             writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
         writer.save(self.path)
+
+    @property
+    def _name(self) -> str:
+        return f"delta.`{self.path.replace('`', '``')}`"
 
     def _snapshot(self) -> Any:
         return self._log().update(False, _none(self.spark), _none(self.spark))
